@@ -1,0 +1,26 @@
+"""Deep learning on the Spark cluster you already have.
+
+The public names load on first use: ``import sparkwright`` loads neither torch nor pyspark.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name → module that defines it.
+_HOME = {
+    "Model": "sparkwright.models",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sparkwright' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

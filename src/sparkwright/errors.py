@@ -1,0 +1,86 @@
+"""Every error that the library raises on purpose.
+
+::
+
+    SparkwrightError
+    ├── InputError (ValueError)             what the user gave cannot be used
+    │   ├── NotFoundError (FileNotFoundError)   no such path, or nothing usable in it
+    │   ├── ExistsError (FileExistsError)       output is there already
+    │   ├── ColumnError                         a column is missing or of the wrong type
+    │   └── NameUnknownError (LookupError)      no network, layer, class … of that name
+    ├── ModelError (ValueError)             a model's files are damaged, altered, or of a newer format
+    ├── DownloadError (OSError)             weights could not be fetched, or are not what they should be
+    ├── EnvironmentNotReadyError (RuntimeError)  Java, Python, packages or slots are not what the job needs
+    ├── ErrorRateError (RuntimeError)       too many rows failed
+    └── WorkerError (RuntimeError)          a process of the cluster failed; carries its traceback
+
+A message says what must hold, what was given, where, and how to mend it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ColumnError",
+    "DownloadError",
+    "EnvironmentNotReadyError",
+    "ErrorRateError",
+    "ExistsError",
+    "InputError",
+    "ModelError",
+    "NameUnknownError",
+    "NotFoundError",
+    "SparkwrightError",
+    "WorkerError",
+    "did_you_mean",
+]
+
+
+class SparkwrightError(Exception):
+    """Base of all errors of this library."""
+
+
+class InputError(SparkwrightError, ValueError):
+    """An argument, file or table that cannot be used as it is."""
+
+
+class NotFoundError(InputError, FileNotFoundError):
+    """A path does not exist, or holds nothing that the call could use."""
+
+
+class ExistsError(InputError, FileExistsError):
+    """The output exists already and may not be overwritten."""
+
+
+class ColumnError(InputError):
+    """A column is missing, of the wrong type, or holds values that cannot be used."""
+
+
+class NameUnknownError(InputError, LookupError):
+    """No network, layer, optimiser … of that name."""
+
+
+class ModelError(SparkwrightError, ValueError):
+    """A model's files are incomplete, altered, or written by a newer version."""
+
+
+class DownloadError(SparkwrightError, OSError):
+    """Weights could not be fetched, or are not what they should be."""
+
+
+class EnvironmentNotReadyError(SparkwrightError, RuntimeError):
+    """Java, Python, a package, memory or slots are not what the job needs."""
+
+
+class ErrorRateError(SparkwrightError, RuntimeError):
+    """More rows failed than the job allows."""
+
+
+class WorkerError(SparkwrightError, RuntimeError):
+    """A process of the cluster failed; the message carries its own traceback."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean `x`?"`` for the closest known name, else an empty string."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean `{close[0]}`?" if close else ""
