@@ -1,0 +1,144 @@
+"""Small files and folders on any file system: disk, HDFS, object stores.
+
+Rows travel through Spark; configurations, manifests, models and reports travel through here. A commit is a file written
+last: `write_bytes` lets no reader see half a file, on file systems that can promise it. Local reads need the standard
+library alone; everything else goes through fsspec.
+"""
+
+import os
+import posixpath
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sparkwright.errors import EnvironmentNotReadyError, InputError
+
+__all__ = ["exists", "is_local", "join", "list_files", "read_bytes", "remove", "to_uri", "upload", "write_bytes"]
+
+# Scheme → the extra of this package that brings its file system.
+_EXTRAS = {
+    "hdfs": "hdfs",
+    "viewfs": "hdfs",
+    "s3": "s3",
+    "s3a": "s3",
+    "abfs": "azure",
+    "abfss": "azure",
+}
+# Spark's schemes that fsspec knows under another name.
+_FSSPEC_SCHEME = {"s3a": "s3"}
+
+
+def _scheme(uri: str) -> str:
+    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", uri)
+    return match[1].lower() if match else ""
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether `uri` is a path on this machine's disk (no scheme, or ``file:``)."""
+    return _scheme(uri) in {"", "file"}
+
+
+def to_uri(path: str | os.PathLike[str]) -> str:
+    """Return `path` as an absolute URI: ``file:///…`` for local paths; other schemes stay as they are."""
+    text = os.fspath(path)
+    return "file://" + os.path.abspath(_local_path(text)) if is_local(text) else text.rstrip("/")
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path components to a URI or local path."""
+    return posixpath.join(uri, *parts)
+
+
+def _local_path(uri: str) -> str:
+    return os.path.expanduser(re.sub(r"^file:(//)?(?=/)", "", uri))
+
+
+def _open(uri: str) -> tuple[Any, str]:
+    """Return fsspec's file system for `uri` and the path in it."""
+    import fsspec
+
+    if is_local(uri):
+        return fsspec.filesystem("file"), os.path.abspath(_local_path(uri))
+    scheme = _scheme(uri)
+    known = _FSSPEC_SCHEME.get(scheme, scheme)
+    try:
+        if scheme in {"hdfs", "viewfs"}:  # fsspec's own `hdfs` needs libhdfs: without the wheel say so now, not later
+            import hdfs_native  # noqa: F401
+        system, path = fsspec.url_to_fs(known + uri[len(scheme) :])
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        fix = f"pip install 'sparkwright[{extra}]'" if extra else str(error)
+        raise EnvironmentNotReadyError(f"Reading {scheme}: paths needs another package. Install it: {fix}") from error
+    except ValueError as error:
+        raise InputError(f"No file system is known for the scheme `{scheme}` of {uri}: {error}") from error
+    return system, path
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file or folder is there."""
+    if is_local(uri):
+        return os.path.exists(_local_path(uri))
+    system, path = _open(uri)
+    return bool(system.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if is_local(uri):
+        return Path(_local_path(uri)).read_bytes()
+    system, path = _open(uri)
+    with system.open(path, "rb") as file:
+        return bytes(file.read())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file, replacing one that is there; parent folders are made.
+
+    On disk and HDFS the bytes go to a temporary name first and are renamed; object stores put whole objects anyway.
+    """
+    system, path = _open(uri)
+    system.makedirs(posixpath.dirname(path), exist_ok=True)
+    if is_local(uri):
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    elif _scheme(uri) in {"hdfs", "viewfs"}:
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        with system.open(temporary, "wb") as file:
+            file.write(data)
+        if system.exists(path):  # HDFS renames onto nothing only
+            system.rm(path)
+        system.mv(temporary, path)
+    else:
+        system.pipe_file(path, data)
+
+
+def upload(source: Path, uri: str) -> None:
+    """Copy one local file to `uri`; parent folders are made."""
+    write_bytes(uri, source.read_bytes())
+
+
+def list_files(uri: str) -> list[str]:
+    """Return the names of the entries directly in a folder, sorted; of a missing folder, none."""
+    system, path = _open(uri)
+    if not system.isdir(path):
+        return []
+    return sorted(posixpath.basename(str(entry).rstrip("/")) for entry in system.ls(path, detail=False))
+
+
+def remove(uri: str) -> None:
+    """Delete a file or a folder with all in it; one that is not there is fine."""
+    system, path = _open(uri)
+    if system.exists(path):
+        system.rm(path, recursive=True)
