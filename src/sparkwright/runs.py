@@ -1,0 +1,166 @@
+"""A run: the folder in which one job keeps its configuration, events, results and report.
+
+::
+
+    run/
+      config.json     what was asked for; written first
+      events.jsonl    what happened, a line an event
+      metrics.json    what came out
+      report.html, model/, features/, predictions/
+
+The folder may lie anywhere `sparkwright.storage` writes. Events of a run that is not on this machine's disk are kept in
+a temporary file and copied at the end of every stage.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sparkwright
+from sparkwright import storage
+from sparkwright.errors import ExistsError, InputError, NotFoundError
+from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink, StageEnded, Stamped, read_events
+
+__all__ = ["Run", "read_run"]
+
+CONFIG, EVENTS, METRICS = "config.json", "events.jsonl", "metrics.json"
+
+
+class Run:
+    """An open run; a context manager that records how it ended.
+
+    Args:
+        uri: The folder; it is made.
+        command: What runs (``"transfer"``).
+        config: What was asked for, as JSON can hold it.
+        overwrite: Begin anew in a folder that holds a run; features are kept, because they are found by content.
+        resume: Go on in a folder that holds a run of the same configuration.
+        sinks: More listeners to the run's events, such as a progress bar.
+
+    Raises:
+        ExistsError: the folder is not empty, and neither `overwrite` nor `resume` was asked for; or it holds something
+            else than a run, which nothing overwrites.
+        InputError: `resume` of a run with another configuration; the message lists the differences.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        command: str,
+        config: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.uri = storage.to_uri(uri)
+        self.seconds: dict[str, float] = {}
+        self.metrics: dict[str, Any] = {}
+        document = {"command": command, "sparkwright": sparkwright.__version__, "config": dict(config)}
+        document = json.loads(json.dumps(document))  # tuples become lists, so that it compares with what is on disk
+        self._prepare(document, overwrite=overwrite, resume=resume)
+        storage.write_bytes(self.path(CONFIG), json.dumps(document, indent=2, ensure_ascii=False).encode())
+        self._staging = None if storage.is_local(self.uri) else Path(tempfile.mkdtemp(prefix="sparkwright-run-"))
+        self._event_path = (self._staging or Path(self.uri.removeprefix("file://"))) / EVENTS
+        self._file = EventFile(self._event_path)
+        self._bus = Bus([self._file, *sinks, self._copy_events])
+        self.emit(RunStarted(command, document["config"]))
+
+    def path(self, *parts: str) -> str:
+        """Return the URI of something in the run's folder."""
+        return storage.join(self.uri, *parts)
+
+    def emit(self, event: Event) -> None:
+        """Record an event and show it to all sinks."""
+        self._bus.emit(event)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measure a stage's wall-clock seconds into `seconds`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.monotonic() - start, 3)
+
+    def write(self, name: str, content: str | bytes | Mapping[str, Any]) -> None:
+        """Write a small file of the run; a mapping is written as JSON."""
+        if isinstance(content, Mapping):
+            content = json.dumps(content, indent=2, ensure_ascii=False)
+        storage.write_bytes(self.path(name), content.encode() if isinstance(content, str) else content)
+
+    def events(self) -> list[Stamped]:
+        """Return all events so far."""
+        return read_events(self._event_path.read_text(encoding="utf-8").splitlines())
+
+    def _prepare(self, document: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
+        there = storage.list_files(self.uri)
+        if not there:
+            return
+        if CONFIG not in there:
+            raise ExistsError(f"{self.uri} is not empty and holds no run, so it is left alone. Choose another folder.")
+        if resume:
+            known = json.loads(storage.read_bytes(self.path(CONFIG)))
+            differences = _differences(known, document)
+            if differences:
+                raise InputError(
+                    f"{self.uri} holds a run of another configuration, which cannot be resumed. Differences (there → "
+                    f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
+                )
+        elif not overwrite:
+            raise ExistsError(
+                f"{self.uri} holds a run already. Choose another folder, pass overwrite=True (--overwrite) to begin "
+                "anew, or resume=True (--resume) to go on."
+            )
+        if overwrite:
+            for name in (EVENTS, METRICS, "report.html", "model", "predictions"):
+                storage.remove(self.path(name))
+
+    def _copy_events(self, stamped: Stamped) -> None:
+        if self._staging is not None and isinstance(stamped.event, StageEnded | RunEnded):
+            storage.upload(self._event_path, self.path(EVENTS))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        message = "" if error is None else f"{type(error).__name__}: {error}"
+        self.emit(RunEnded(ok=error is None, message=message, metrics=self.metrics))
+        self._file.close()
+        if self._staging is not None:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    if there.get("command") != now["command"]:
+        return [f"command: {there.get('command')} → {now['command']}"]
+    old, new = there["config"], now["config"]
+    return [
+        f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
+
+
+def read_run(uri: str) -> tuple[dict[str, Any], dict[str, Any], list[Stamped]]:
+    """Return a finished run's configuration document, metrics (empty if it has none) and events.
+
+    Raises:
+        NotFoundError: there is no run at `uri`.
+    """
+    names = storage.list_files(uri)
+    if CONFIG not in names:
+        raise NotFoundError(f"No run at {uri}: it has no {CONFIG}.")
+
+    def read(name: str) -> str:
+        return storage.read_bytes(storage.join(uri, name)).decode()
+
+    metrics = json.loads(read(METRICS)) if METRICS in names else {}
+    events = read_events(read(EVENTS).splitlines()) if EVENTS in names else []
+    return json.loads(read(CONFIG)), metrics, events
