@@ -1,0 +1,20 @@
+"""A Spark session and what the library needs of it: start, size, shipping, failures, checks."""
+
+from sparkwright.session._failures import explain, worker_errors
+from sparkwright.session._java import find_java
+from sparkwright.session._shipping import ship_file, ship_library, shipped_path
+from sparkwright.session._size import driver_hosts, slots, threads_per_task
+from sparkwright.session._start import start
+
+__all__ = [
+    "driver_hosts",
+    "explain",
+    "find_java",
+    "ship_file",
+    "ship_library",
+    "shipped_path",
+    "slots",
+    "start",
+    "threads_per_task",
+    "worker_errors",
+]

@@ -1,0 +1,64 @@
+"""How much of the cluster a session has, asked in ways that Spark Connect answers too."""
+
+import os
+import re
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_slots: "WeakKeyDictionary[SparkSession, int]" = WeakKeyDictionary()
+
+
+def threads_per_task(spark: "SparkSession") -> int:
+    """Return how many threads one task may use: the executor's cores divided by its task slots."""
+    local = _local_slots(spark)
+    if local is not None:
+        return max(1, _cores() // local)
+    return int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+
+def slots(spark: "SparkSession") -> int:
+    """Return how many tasks run at the same time.
+
+    Read from the master's name for a local session. Otherwise asked from the cluster, once per session, by a job of a
+    second or so: what counts is what the executors have that are registered then.
+    """
+    if spark not in _slots:
+        local = _local_slots(spark)
+        _slots[spark] = _ask_slots(spark) if local is None else local
+    return _slots[spark]
+
+
+def driver_hosts(spark: "SparkSession") -> list[str]:
+    """Return the names under which executors know the driver; empty if Spark does not tell (Spark Connect)."""
+    if "connect" in type(spark).__module__:  # the server's address, where nothing of this process listens
+        return []
+    host = spark.conf.get("spark.driver.host", None)
+    return [host] if host else []
+
+
+def _local_slots(spark: "SparkSession") -> int | None:
+    """Return N of a master ``local[N]``, None for every other master."""
+    match = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*(?:\d+|\*))?\])?", spark.conf.get("spark.master", "") or "")
+    if not match:
+        return None
+    if match[1] is None:
+        return 1
+    return _cores() if match[1] == "*" else max(1, int(match[1]))
+
+
+def _cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ask_slots(spark: "SparkSession") -> int:
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    # The number of partitions that Spark gives a range is the sum of the executors' cores. The first job is there to
+    # wait for executors.
+    spark.range(1).count()
+    cores = spark.range(1 << 20).select(F.spark_partition_id().alias("partition")).distinct().count()
+    return max(1, cores // int(spark.conf.get("spark.task.cpus", "1") or 1))

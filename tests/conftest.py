@@ -1,0 +1,199 @@
+"""Fixtures that all tests share: a Spark session, the test data, a Hadoop.
+
+``SPARKWRIGHT_TEST_SESSION=connect`` makes `spark` a Spark Connect session and leaves out what is not marked `connect`;
+one process can hold a session of one kind only.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CONNECT = os.environ.get("SPARKWRIGHT_TEST_SESSION") == "connect"
+
+# What a developer's shell may hold and a test must not depend on.
+for name in (
+    "HADOOP_CONF_DIR",
+    "PYSPARK_DRIVER_PYTHON",
+    "PYSPARK_SUBMIT_ARGS",
+    "SPARK_CONF_DIR",
+    "SPARK_HOME",
+    "SPARK_REMOTE",
+    "YARN_CONF_DIR",
+):
+    os.environ.pop(name, None)
+os.environ["PYSPARK_PYTHON"] = sys.executable
+os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+
+# Warnings that pyspark and what it uses give, on some versions of Python, and that no change here can avoid.
+IGNORED_WARNINGS = (
+    # Python 3.12 and later, where pyspark starts its JVM from a process with threads.
+    "ignore:This process .* is multi-threaded, use of fork.*:DeprecationWarning",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for warning in IGNORED_WARNINGS:
+        config.addinivalue_line("filterwarnings", warning)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept, left_out = [], []
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop"}.items():
+            if fixture in fixtures:
+                item.add_marker(mark)
+        (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARKWRIGHT_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A session of two slots: classic ``local[2]``, or Connect to a server that has them."""
+    from sparkwright.session import start
+
+    folder = tmp_path_factory.mktemp("spark")
+    conf = {
+        "spark.local.dir": str(folder / "local"),
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.driver.memory": "2g",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.python.worker.faulthandler.enabled": "true",
+    }
+    if not CONNECT:
+        session = start("local[2]", conf=conf, app_name="tests")
+        yield session
+        session.stop()
+        return
+    with connect_server(folder, conf) as address:
+        session = start(remote=address)
+        yield session
+        session.stop()
+
+
+class connect_server:  # noqa: N801  used as a function
+    """Runs a Spark Connect server of its own inside a ``with`` block, whose value is its address."""
+
+    def __init__(self, folder: Path, conf: dict[str, str]) -> None:
+        self._folder, self._conf = folder, conf
+
+    def __enter__(self) -> str:
+        import pyspark
+
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        home = Path(pyspark.__file__).parent
+        settings = {
+            **self._conf,
+            "spark.ui.enabled": "false",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.connect.grpc.binding.address": "127.0.0.1",
+            "spark.connect.grpc.binding.port": str(port),
+        }
+        command = [
+            *(str(home / "bin" / "spark-submit"), "--master", "local[2]", "--name", "connect"),
+            *(part for key, value in settings.items() for part in ("--conf", f"{key}={value}")),
+            *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"),
+        ]
+        # In a folder of its own, without the project: what executors of a cluster see.
+        self._log = (self._folder / "connect.log").open("wb")
+        self._server = subprocess.Popen(
+            command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                if self._server.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    raise RuntimeError((self._folder / "connect.log").read_text()[-3000:]) from None
+                time.sleep(0.2)
+            else:
+                return f"sc://127.0.0.1:{port}"
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.terminate()
+        self._server.wait(timeout=30)
+        self._log.close()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real test data; the test is skipped where there is none."""
+    folder = os.environ.get("SPARKWRIGHT_TEST_DATA")
+    if not folder:
+        pytest.skip("SPARKWRIGHT_TEST_DATA does not name the folder of test data")
+    if not Path(folder).is_dir():
+        pytest.skip(f"SPARKWRIGHT_TEST_DATA names {folder}, which is not a folder")
+    return Path(folder)
+
+
+@dataclass(frozen=True)
+class Hadoop:
+    """A running Hadoop: the address of its HDFS (``hdfs://host:port``) and its ``HADOOP_CONF_DIR``."""
+
+    address: str
+    conf: Path
+    yarn: bool
+
+
+def _start_hadoop(nodemanagers: int) -> Iterator[Hadoop]:
+    folder = os.environ.get("SPARKWRIGHT_TEST_HADOOP")
+    if not folder:
+        pytest.skip("SPARKWRIGHT_TEST_HADOOP does not name the Hadoop folder")
+    program = Path(folder) / "mini-hadoop"
+    if not program.is_file():
+        pytest.skip(f"SPARKWRIGHT_TEST_HADOOP names {folder}, which holds no mini-hadoop")
+    with tempfile.TemporaryDirectory(prefix="hadoop-", ignore_cleanup_errors=True) as scratch:
+        server = subprocess.Popen(
+            [program, scratch, "1", str(nodemanagers)],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHON": sys.executable},
+        )
+        try:
+            ready = Path(scratch) / "conf" / "ready"
+            deadline = time.monotonic() + 110
+            while not ready.exists() or not ready.read_text().strip():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((Path(scratch) / "hadoop.log").read_text()[-3000:])
+                time.sleep(0.2)
+            yield Hadoop(ready.read_text().strip().rstrip("/"), ready.parent, nodemanagers > 0)
+        finally:
+            server.stdin.close()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+@pytest.fixture(scope="session")
+def hadoop() -> Iterator[Hadoop]:
+    """A real HDFS on loopback. `spark` (classic or Connect) reads and writes ``hdfs://`` there without settings."""
+    yield from _start_hadoop(nodemanagers=0)
+
+
+@pytest.fixture(scope="session")
+def yarn() -> Iterator[Hadoop]:
+    """A real HDFS and YARN on loopback; set ``HADOOP_CONF_DIR`` to its `conf` in a process of its own."""
+    yield from _start_hadoop(nodemanagers=1)
