@@ -1,0 +1,1 @@
+"""Networks: the catalogue, files, summary, cutting, new heads, freezing, preprocessing."""

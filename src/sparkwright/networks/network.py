@@ -1,0 +1,266 @@
+"""The contract of all networks.
+
+A `Network` is immutable: cutting, freezing and new heads return another one, which shares the weights. Two kinds exist:
+`TorchNetwork` (layers of torch, which can be trained) and `OnnxNetwork` (a graph that runs as it is in ONNX Runtime).
+Both know their layers by name, their own preprocessing, and how to become one ONNX file.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparkwright.errors import InputError, ModelError, NameUnknownError, did_you_mean
+from sparkwright.networks.preprocessing import Preprocessing, as_preprocessing
+
+if TYPE_CHECKING:
+    from sparkwright.networks.summary import Summary
+
+__all__ = ["INPUT", "OUTPUT", "Network", "Shape", "find_layer", "from_spec", "home", "spec_digest", "write_atomically"]
+
+Shape = tuple[int, ...]
+
+INPUT, OUTPUT = "input", "output"  # names of the tensors in every ONNX file that `to_onnx` makes
+
+
+@dataclass(frozen=True, eq=False)
+class Network(ABC):
+    """A network: layers with names, weights, preprocessing, and the names of the classes.
+
+    Attributes:
+        name: What the catalogue or the file calls it.
+        preprocessing: From an image's bytes to the input; None where the input is not an image (a head, say).
+        classes: Names of the outputs, in order; None if unknown or if the output is not classes.
+        layer: Name of the layer whose output is the network's output.
+        feature_layer: Layer whose output feeds the classifier, where transfer cuts by default; None if unknown or cut
+            already.
+        frozen: Names of the layers whose weights and running statistics stay as they are in training.
+    """
+
+    name: str
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+    layer: str
+    feature_layer: str | None
+    frozen: frozenset[str]
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> Shape:
+        """Shape of one input, without the batch: ``(3, 224, 224)``."""
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> Shape:
+        """Shape of one output, without the batch: ``(1000,)``."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[str, ...]:
+        """Names that `cut` accepts, in the order of the computation; aliases (``fc2``, ``block5``, ``pool``) first."""
+
+    @abstractmethod
+    def cut(self, layer: str) -> Self:
+        """Return the network up to `layer`, whose output becomes the network's.
+
+        Raises:
+            NameUnknownError: No such layer.
+        """
+
+    @abstractmethod
+    def with_head(self, head: "Network") -> "Network":
+        """Return this network with `head` on its output; the head's classes become the network's.
+
+        Raises:
+            InputError: The head's input is not as wide as this network's output.
+        """
+
+    @abstractmethod
+    def freeze(self, until: str | None = None) -> Self:
+        """Return the network with all layers up to and including `until` frozen (all without `until`).
+
+        A frozen layer keeps its weights and BatchNorm's running statistics bit for bit in training.
+        """
+
+    @abstractmethod
+    def unfreeze(self, from_: str | None = None) -> Self:
+        """Return the network with all layers from `from_` on trainable (all without `from_`)."""
+
+    @abstractmethod
+    def summary(self) -> "Summary":
+        """Return the table of layers: shapes, parameters, multiply-adds, memory."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what determines the output: structure, weights, layer, preprocessing (hex)."""
+
+    @abstractmethod
+    def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the outputs of a batch as in inference.
+
+        Args:
+            batch: float32 of shape (N, *input_shape).
+
+        Returns:
+            float32 of shape (N, *output_shape).
+        """
+
+    @abstractmethod
+    def to_onnx(self) -> bytes:
+        """Return the network as one ONNX file: tensor ``input`` (any batch) → tensor ``output``."""
+
+    @abstractmethod
+    def to_spec(self) -> dict[str, Any]:
+        """Return what JSON can hold of it: all but weights and graph; see `from_spec`."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Return the weights by name, in torch's names and layout; empty for an ONNX graph, which holds its own."""
+
+    def new_head(
+        self,
+        classes: int | Sequence[str],
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "relu",
+        seed: int = 0,
+    ) -> "Network":
+        """Return the network with a new, randomly initialised classifier.
+
+        On a network that was not cut it replaces the old classifier: it sits on `feature_layer`. On a cut network it
+        sits on the layer where it was cut.
+
+        Args:
+            classes: Their names, or how many.
+            hidden: Widths of hidden layers in between.
+            dropout: Share of each hidden layer's outputs (without hidden layers: of the inputs) dropped in training.
+            activation: Of the hidden layers: see `sparkwright.networks.mlp.mlp`.
+            seed: Of the initial weights.
+        """
+        from sparkwright.networks.mlp import mlp
+
+        names = None if isinstance(classes, int) else tuple(classes)
+        outputs = classes if isinstance(classes, int) else len(classes)
+        base = self.cut(self.feature_layer) if self.feature_layer else self
+        head = mlp(int(np.prod(base.output_shape)), outputs, hidden, activation, dropout, seed)
+        return base.with_head(replace(head, classes=names))
+
+    def with_preprocessing(self, preprocessing: Preprocessing | Mapping[str, Any] | str | None) -> Self:
+        """Return the network with another preprocessing.
+
+        Raises:
+            InputError: Its result is not of the network's input shape.
+        """
+        value = None if preprocessing is None else as_preprocessing(preprocessing)
+        if value is not None and value.shape != self.input_shape:
+            raise InputError(
+                f"The network `{self.name}` takes inputs of shape {self.input_shape} (channels, height, width); the "
+                f"preprocessing makes {value.shape}. Give a Preprocessing with size={self.input_shape[1:]}."
+            )
+        return replace(self, preprocessing=value)
+
+    def with_classes(self, classes: Sequence[str] | None) -> Self:
+        """Return the network with other names of the classes.
+
+        Raises:
+            InputError: Not as many names as outputs.
+        """
+        if classes is not None and (len(classes),) != self.output_shape:
+            raise InputError(
+                f"The network `{self.name}` gives outputs of shape {self.output_shape}; got {len(classes)} classes."
+            )
+        return replace(self, classes=None if classes is None else tuple(classes))
+
+    def _spec_head(self) -> dict[str, Any]:
+        """Fields that the specs of both kinds share."""
+        return {
+            "name": self.name,
+            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "classes": list(self.classes) if self.classes else None,
+            "layer": self.layer,
+            "feature_layer": self.feature_layer,
+            "frozen": sorted(self.frozen),
+            "input_shape": list(self.input_shape),
+            "output_shape": list(self.output_shape),
+        }
+
+
+def from_spec(
+    spec: Mapping[str, Any], weights: Mapping[str, NDArray[Any]] | None = None, onnx: bytes | None = None
+) -> Network:
+    """Rebuild a network from `Network.to_spec` and its weights (torch) or its graph (ONNX).
+
+    Raises:
+        ModelError: The spec is of an unknown kind, or the weights do not fit it.
+    """
+    kind = spec.get("kind")
+    if kind == "torch":
+        from sparkwright.networks.torch_network import TorchNetwork
+
+        if weights is None:
+            raise ModelError(f"The network `{spec.get('name')}` needs its weights; none were given.")
+        return TorchNetwork.from_spec(spec, weights)
+    if kind == "onnx":
+        from sparkwright.networks.onnx_network import OnnxNetwork
+
+        if onnx is None:
+            raise ModelError(f"The network `{spec.get('name')}` needs its ONNX graph; none was given.")
+        return OnnxNetwork.from_spec(spec, onnx)
+    raise ModelError(f"A network's `kind` must be torch or onnx; got {kind!r}. A newer version may have written it.")
+
+
+def find_layer(name: str, known: Iterable[str], aliases: Mapping[str, str], network: str) -> str:
+    """Return the layer that `name` (a layer or an alias) stands for.
+
+    Raises:
+        NameUnknownError: Neither; says which there are.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    if name in aliases:
+        return aliases[name]
+    names = [*aliases, *known]
+    shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
+    raise NameUnknownError(
+        f"The network `{network}` has no layer `{name}`.{did_you_mean(name, names)} It has: {shown}."
+    )
+
+
+def spec_digest(spec: Mapping[str, Any]) -> bytes:
+    """Return the SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).digest()
+
+
+def home() -> Path:
+    """Return the cache folder: ``$SPARKWRIGHT_HOME``, by default under the user's cache; it may not exist yet."""
+    if named := os.environ.get("SPARKWRIGHT_HOME"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "sparkwright"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that other processes see whole or not at all.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
