@@ -1,0 +1,278 @@
+"""The engine on a Spark task: Arrow batches in, Arrow batches out. Runs on executors, through ``mapInArrow``.
+
+A `ScoringPlan` says all that a task must know and is small; the network itself is an artifact of the session.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sparkwright.errors import ErrorRateError
+from sparkwright.events import Address, Emit, Progress, Sender, ignore
+from sparkwright.networks.preprocessing import ImageError, Preprocessing
+from sparkwright.scoring import runtime
+from sparkwright.scoring.engine import Forward, Result, RowError, Scored, score, score_matrix
+from sparkwright.scoring.outputs import Output, error_array
+
+__all__ = ["ScoringPlan", "ScoringTask", "run"]
+
+# Output of a block: large enough that a batch's overhead does not count, small enough to keep several.
+_BLOCK_BYTES = 8 << 20
+_BLOCK_PHOTOS = 256
+_BLOCK_NUMBERS = 4096
+
+# A rate needs rows to be one: while a task runs, and at its end.
+_ROWS_FOR_RATE, _ROWS_FOR_RATE_AT_END = 100, 20
+
+_MESSAGES = 1000  # different ones that a task remembers
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What a scoring task does.
+
+    Attributes:
+        network: Name under which the ONNX file was shipped.
+        sha256: Of that file.
+        preprocessing: For photos; None for columns of numbers.
+        input_shape: Of one row.
+        output_shape: Of one row.
+        input_column: Photos' bytes, or numbers (arrays, vectors).
+        keep: Input columns that go on to the output.
+        outputs: Columns that are added.
+        error_column: Why a row has no result.
+        digest_column: Where the SHA-256 of a photo's bytes goes (hexadecimal); None for nowhere.
+        batch_size: Photos in a micro-batch.
+        threads: Threads that the task may use.
+        max_error_rate: A task with a larger share of failed rows fails; None for any share.
+        stage: What progress is reported as.
+        channel: Where to; None for nowhere.
+    """
+
+    network: str
+    sha256: str
+    preprocessing: Preprocessing | None
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    input_column: str
+    keep: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    error_column: str
+    digest_column: str | None = None
+    batch_size: int = 8
+    threads: int = 1
+    max_error_rate: float | None = None
+    stage: str = "scoring"
+    channel: Address | None = None
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """The function that ``mapInArrow`` calls for each partition."""
+
+    plan: ScoringPlan
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        from sparkwright.session import shipped_path
+
+        first = next(batches, None)
+        if first is None:  # an empty partition needs no network
+            return
+        plan = self.plan
+        # Photos: each of the engine's threads runs the network on its own micro-batch.
+        threads = plan.threads if plan.preprocessing is None else 1
+        network = runtime.load(shipped_path(plan.network), plan.sha256, threads)
+        context = TaskContext.get()
+        task = str(context.partitionId()) if context else "0"
+        with Sender(plan.channel) as sender:
+            yield from run(_chain(first, batches), plan, network, task, sender.emit)
+
+
+def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield first
+    del first  # else it would stay in memory as long as the task runs
+    yield from rest
+
+
+def run(
+    batches: Iterator[pa.RecordBatch], plan: ScoringPlan, network: Forward, task: str = "0", emit: Emit = ignore
+) -> Iterator[pa.RecordBatch]:
+    """Score Arrow batches; rows leave in the order in which they came, none is lost.
+
+    Raises:
+        ErrorRateError: more of the task's rows failed than `plan` allows.
+    """
+    watch = _Watch(plan, task, emit)
+    scored: Iterator[Scored[_Photos]] | Iterator[Scored[_Numbers]]
+    if plan.preprocessing is not None:
+        photos = (_Photos(part, plan) for part in _parts(batches, plan, _BLOCK_PHOTOS))
+        scored = score(
+            photos,
+            network,
+            plan.input_shape,
+            batch_size=plan.batch_size,
+            threads=plan.threads,
+            settled=watch.settled,
+        )
+    else:
+        numbers = (_Numbers(part, plan) for part in _parts(batches, plan, _BLOCK_NUMBERS))
+        scored = score_matrix(numbers, network, settled=watch.settled)
+    yield from map(partial(_to_batch, plan), scored)
+    watch.end()
+
+
+def _parts(batches: Iterator[pa.RecordBatch], plan: ScoringPlan, most: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches, without copying, into pieces whose output is small."""
+    rows = max(1, min(most, _BLOCK_BYTES // (4 * max(1, prod(plan.output_shape)))))
+    for batch in batches:
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+class _Photos:
+    """A block of photos; `digests` fill up while they are decoded."""
+
+    def __init__(self, batch: pa.RecordBatch, plan: ScoringPlan) -> None:
+        self.kept = batch.select(list(plan.keep))
+        self.digests: list[str | None] | None = [None] * batch.num_rows if plan.digest_column else None
+        self._contents = batch.column(plan.input_column)
+        self._preprocessing = cast(Preprocessing, plan.preprocessing)
+
+    def __len__(self) -> int:
+        return int(self.kept.num_rows)
+
+    def read(self, row: int, out: NDArray[np.float32]) -> None:
+        content = self._contents[row].as_py()
+        if content is None:
+            raise ImageError("empty", "The photo's content is null.")
+        if self.digests is not None:
+            self.digests[row] = hashlib.sha256(content).hexdigest()
+        self._preprocessing.apply(content, out)
+
+
+class _Numbers:
+    """A block of arrays or vectors."""
+
+    digests = None
+
+    def __init__(self, batch: pa.RecordBatch, plan: ScoringPlan) -> None:
+        self.kept = batch.select(list(plan.keep))
+        self._column = batch.column(plan.input_column)
+        self._shape = plan.input_shape
+
+    def __len__(self) -> int:
+        return int(self.kept.num_rows)
+
+    def read(self, row: int, out: NDArray[np.float32]) -> None:
+        raise NotImplementedError("Numbers are read as a matrix.")
+
+    def matrix(self) -> tuple[NDArray[np.float32], dict[int, RowError]]:
+        width = prod(self._shape)
+        lists = _dense(self._column) if pa.types.is_struct(self._column.type) else self._column
+        lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+        fits = lengths == width
+        x = np.zeros((len(lists), width), np.float32)
+        flat = lists.filter(pa.array(fits)).flatten().to_numpy(zero_copy_only=False)  # nulls inside become NaN
+        x[fits] = flat.astype(np.float32, copy=False).reshape(-1, width)
+        errors = {}
+        for row in np.flatnonzero(~fits):
+            errors[int(row)] = (
+                RowError("empty", "The value is null.")
+                if lengths[row] < 0
+                else RowError("wrong shape", f"The row has {lengths[row]} numbers; the network takes {width}.")
+            )
+        for row in np.flatnonzero(~np.isfinite(x).all(axis=1)):
+            errors[int(row)] = RowError("not finite", "The row holds NaN or infinity.")
+        return x.reshape(-1, *self._shape), errors
+
+
+def _dense(vectors: pa.StructArray) -> pa.ListArray:
+    """Return the values of Spark ML's vectors (struct of type, size, indices, values) as lists.
+
+    Source: `pyspark.ml.linalg.VectorUDT`; type 0 is sparse, 1 dense.
+    """
+    kinds = pc.struct_field(vectors, "type")
+    values = pc.struct_field(vectors, "values")
+    if not pc.any(pc.equal(kinds, 0)).as_py():
+        return values
+    dense = []
+    for vector in vectors.to_pylist():
+        if vector is not None and vector["type"] == 0:
+            filled = [0.0] * vector["size"]
+            for index, value in zip(vector["indices"], vector["values"], strict=True):
+                filled[index] = value
+            dense.append(filled)
+        else:
+            dense.append(vector and vector["values"])
+    return pa.array(dense, values.type)
+
+
+def _to_batch(plan: ScoringPlan, scored: Scored[_Photos] | Scored[_Numbers]) -> pa.RecordBatch:
+    rows = len(scored.block)
+    failed = np.zeros(rows, np.bool_)
+    failed[list(scored.errors)] = True
+    outputs = scored.outputs if scored.outputs is not None else np.zeros((rows, *plan.output_shape), np.float32)
+    kept = scored.block.kept
+    columns = dict(zip(kept.schema.names, kept.columns, strict=True))
+    if plan.digest_column:
+        columns[plan.digest_column] = pa.array(scored.block.digests, pa.string())
+    added = [array for output in plan.outputs for array in output.arrays(outputs, failed)]
+    names = [field.name for output in plan.outputs for field in output.fields()]
+    columns |= dict(zip(names, added, strict=True))
+    columns[plan.error_column] = error_array([scored.errors.get(row) for row in range(rows)])
+    return pa.RecordBatch.from_pydict(columns)
+
+
+@dataclass
+class _Watch:
+    """Counts a task's rows, reports them about every second, and ends the task when too many failed."""
+
+    plan: ScoringPlan
+    task: str
+    emit: Emit
+    done: int = 0
+    failed: int = 0
+    errors: Counter[RowError] = field(default_factory=Counter)
+    _reported: float = field(default_factory=time.monotonic)
+
+    def settled(self, results: Sequence[Result]) -> None:
+        self.done += len(results)
+        errors = [result for result in results if isinstance(result, RowError)]
+        self.failed += len(errors)
+        self.errors.update(errors)
+        if len(self.errors) > _MESSAGES:
+            self.errors = Counter(dict(self.errors.most_common(_MESSAGES // 2)))
+        now = time.monotonic()
+        if now - self._reported >= 1:
+            self._reported = now
+            self._report()
+        self._check(_ROWS_FOR_RATE)
+
+    def end(self) -> None:
+        self._report()
+        self._check(_ROWS_FOR_RATE_AT_END)
+
+    def _report(self) -> None:
+        self.emit(Progress(self.plan.stage, self.task, self.done, self.failed))
+
+    def _check(self, rows: int) -> None:
+        limit = self.plan.max_error_rate
+        if limit is None or self.done < rows or self.failed <= limit * self.done:
+            return
+        most = "; ".join(f"{count} x {error.kind}: {error.message}" for error, count in self.errors.most_common(5))
+        raise ErrorRateError(
+            f"{self.failed:,} of {self.done:,} rows of task {self.task} failed, more than maxErrorRate={limit:g} "
+            f"allows. Most frequent: {most}. Mend or remove them, or raise maxErrorRate."
+        )

@@ -1,0 +1,171 @@
+"""What a stage adds to its rows: columns made of a network's outputs, on executors, without a loop per row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparkwright.scoring.engine import RowError
+from sparkwright.scoring.labels import softmax, top
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import DataType, StructField
+
+__all__ = ["Classification", "Features", "Label", "Output", "Regression", "error_array", "error_field", "vectors"]
+
+Label = str | int | float
+
+_ERROR = pa.struct([("kind", pa.string()), ("message", pa.string())])
+
+
+class Output(Protocol):
+    """Columns that are added; small and picklable, since it travels inside a Spark function."""
+
+    def fields(self) -> "list[StructField]":
+        """Return the columns' names and Spark types (driver)."""
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        """Return the columns, null where `failed`, for outputs of shape (rows, …) (executor)."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The outputs themselves, flattened, as ``array<float>``.
+
+    Attributes:
+        column: Its name.
+        metadata: Spark metadata of the column: which network and layer made the features.
+    """
+
+    column: str
+    metadata: tuple[tuple[str, Any], ...] = ()
+
+    def fields(self) -> "list[StructField]":
+        from pyspark.sql.types import ArrayType, FloatType
+
+        return [_field(self.column, ArrayType(FloatType(), containsNull=False), dict(self.metadata))]
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        return [vectors(outputs.reshape(len(outputs), -1), failed)]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Label, its probability and, where asked for, all probabilities and the best labels.
+
+    Attributes:
+        classes: Labels in the order of the scores.
+        prediction: Column of the best label.
+        probability: Column of its probability.
+        probabilities: Column of all probabilities in the order of `classes`, ``array<float>``; None for none.
+        top_labels: Column of the `k` best, ``array<struct<label,probability>>``, best first; None for none.
+        k: How many those are.
+    """
+
+    classes: tuple[Label, ...]
+    prediction: str
+    probability: str
+    probabilities: str | None = None
+    top_labels: str | None = None
+    k: int = 5
+
+    def fields(self) -> "list[StructField]":
+        from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+        label, number = self._label_type(), FloatType()
+        fields = [_field(self.prediction, label), _field(self.probability, number)]
+        if self.probabilities:
+            fields.append(_field(self.probabilities, ArrayType(number, containsNull=False)))
+        if self.top_labels:
+            pair = StructType([StructField("label", label, False), StructField("probability", number, False)])
+            fields.append(_field(self.top_labels, ArrayType(pair, containsNull=False)))
+        return fields
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        probabilities = softmax(outputs)
+        best = top(probabilities, self.k)  # (rows, k)
+        confidence = np.take_along_axis(probabilities, best, axis=1)
+        labels = pa.array(self.classes, self._arrow_label())
+        missing = pa.array(failed)
+        arrays = [
+            labels.take(pa.array(best[:, 0], mask=failed)),
+            pa.array(confidence[:, 0], pa.float32(), mask=failed),
+        ]
+        if self.probabilities:
+            arrays.append(vectors(probabilities, failed))
+        if self.top_labels:
+            fields = [pa.field("label", self._arrow_label(), False), pa.field("probability", pa.float32(), False)]
+            pairs = pa.StructArray.from_arrays(
+                [labels.take(pa.array(best.ravel())), pa.array(confidence.ravel(), pa.float32())], fields=fields
+            )
+            item = pa.field("element", pairs.type, False)
+            arrays.append(pa.ListArray.from_arrays(_offsets(best), pairs, type=pa.list_(item), mask=missing))
+        return arrays
+
+    def _label_type(self) -> "DataType":
+        from pyspark.sql.types import DoubleType, LongType, StringType
+
+        arrow = self._arrow_label()
+        return StringType() if arrow == pa.string() else LongType() if arrow == pa.int64() else DoubleType()
+
+    def _arrow_label(self) -> pa.DataType:
+        if all(isinstance(label, int) for label in self.classes):
+            return pa.int64()
+        return pa.string() if any(isinstance(label, str) for label in self.classes) else pa.float64()
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One number a row (``double``), or several (``array<float>``).
+
+    Attributes:
+        prediction: The column.
+        targets: How many numbers the network gives.
+    """
+
+    prediction: str
+    targets: int = 1
+
+    def fields(self) -> "list[StructField]":
+        from pyspark.sql.types import ArrayType, DoubleType, FloatType
+
+        return [_field(self.prediction, DoubleType() if self.targets == 1 else ArrayType(FloatType(), False))]
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        flat = outputs.reshape(len(outputs), -1)
+        if self.targets == 1:
+            return [pa.array(flat[:, 0].astype(np.float64), mask=failed)]
+        return [vectors(flat, failed)]
+
+
+def vectors(values: NDArray[np.float32], failed: NDArray[np.bool_]) -> pa.ListArray:
+    """Return ``list<float>``, null where `failed`, for values of shape (rows, width); nothing is copied."""
+    numbers = pa.array(np.ascontiguousarray(values).ravel(), pa.float32())
+    item = pa.field("element", pa.float32(), False)
+    return pa.ListArray.from_arrays(_offsets(values), numbers, type=pa.list_(item), mask=pa.array(failed))
+
+
+def _offsets(values: NDArray[Any]) -> pa.Array:
+    rows, width = values.shape
+    return pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(width))
+
+
+def error_field(column: str) -> "StructField":
+    """Return the error column's name and Spark type: null for rows that succeeded."""
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    return _field(column, StructType([StructField("kind", StringType()), StructField("message", StringType())]))
+
+
+def error_array(errors: Sequence[RowError | None]) -> pa.StructArray:
+    """Return the error column of some rows; None is a row that succeeded."""
+    return pa.array([error and {"kind": error.kind, "message": error.message} for error in errors], _ERROR)
+
+
+def _field(name: str, type_: "DataType", metadata: dict[str, Any] | None = None) -> "StructField":
+    from pyspark.sql.types import StructField
+
+    return StructField(name, type_, nullable=True, metadata=metadata)
