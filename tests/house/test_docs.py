@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,10 +26,8 @@ def without_code(text: str) -> str:
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
-    blocks = re.findall(
-        rf"^( *)```{language}\n(.*?)^\1```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    return [block for _, block in blocks]
+    pattern = re.compile(rf"^( *)```{language}\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(match[2]) for match in pattern.finditer(page.read_text(encoding="utf-8"))]
 
 
 def anchors(page: Path) -> set[str]:
