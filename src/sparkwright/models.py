@@ -233,18 +233,26 @@ class Model:
         """Rebuild the model from its files."""
         from safetensors.numpy import load as load_tensors
 
-        from sparkwright.networks.network import from_spec
+        from sparkwright.networks.network import OUTPUT, from_spec
 
         manifest = files.manifest
         tensors = load_tensors(files.files[WEIGHTS])
 
-        def part(name: str) -> Any:
+        def part(name: str) -> "Network | None":
+            spec = manifest[name]
+            if spec is None:
+                return None
+            if spec["kind"] == "onnx":  # the graph holds the head too: leave it out again
+                return from_spec({**spec, "layer": OUTPUT}, onnx=files.files[ONNX]).cut(spec["layer"])
             own = {key.removeprefix(f"{name}."): array for key, array in tensors.items() if key.startswith(f"{name}.")}
-            return from_spec(manifest[name], own or None, files.files[ONNX])
+            return from_spec(spec, own)
 
+        head = part("head")
+        if head is None:
+            raise ModelError(f"{MANIFEST} describes no head. Save or copy the model again.")
         return Model(
-            network=part("network") if manifest["network"] is not None else None,
-            head=part("head"),
+            network=part("network"),
+            head=head,
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
             metrics=manifest["metrics"],
