@@ -1,0 +1,249 @@
+"""Evaluation of predictions: one pass over a DataFrame, counted on the executors.
+
+`Evaluation.to_dict` is one side's entry (``"validation"``, ``"test"``) of a run's ``metrics.json``. For both tasks::
+
+    task               "classification" or "regression"
+    rows               all rows seen = evaluated + errors + unlabelled + unknown labels
+    evaluated          rows that the metrics are over
+    errors             rows without a prediction, because they could not be read or scored
+    error_kinds        {kind: rows}, the most frequent first
+    unlabelled         rows that have a prediction and no label
+    unknown_labels     {"rows": n, "examples": [...]}: labels that are none of the model's classes
+
+For classification also (C: number of classes)::
+
+    classes            [name] * C
+    accuracy           share of evaluated rows whose most probable class is their label
+    accuracy_interval  [low, high], 95 % (Wilson)
+    balanced_accuracy  mean recall of the classes that occur as labels
+    top_k, top_k_accuracy   k, and the share of rows whose label is among the k most probable classes
+    log_loss           mean of -ln(probability of the label)
+    calibration_error  mean over rows of |confidence - accuracy| of the row's bin, 15 bins
+    mcc                Matthews' correlation
+    roc_area, roc_area_bound, pr_area, pr_area_bound
+                       areas known up to ± the bound; of 2 classes for the second, of more the mean over one-vs-rest
+    macro, weighted    {"precision", "recall", "f1"}
+    baseline           {"majority": {"class", "accuracy"}, "chance": {"accuracy"}}
+    per_class          [{"class", "rows", "predicted", "correct", "precision", "recall", "f1", and the areas}] * C
+    confusion          {"true": [index], "predicted": [index], "rows": [n]}: the pairs that occur
+    calibration        {"rows": [n], "confidence": [mean], "accuracy": [share]} of 15 equal bins of confidence
+
+For regression also::
+
+    mae, rmse, r2, bias   bias: mean of prediction - label
+    baseline              {"mean": {"prediction", "rmse"}}: always the training rows' mean
+
+What is undefined (without rows, say) is None.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F  # noqa: N812
+from pyspark.sql import types as T  # noqa: N812
+
+from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.evaluation.tally import (
+    SCHEMA,
+    ClassificationTally,
+    CountRows,
+    Counts,
+    MergeStates,
+    RegressionTally,
+    State,
+    Tally,
+)
+from sparkwright.session import ship_library, worker_errors
+
+__all__ = ["Evaluation", "evaluate", "evaluate_regression", "most_confidently_wrong"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good predictions are.
+
+    Attributes:
+        task: What was predicted.
+        counts: Of all rows, which were evaluated and why the others were not; keys in the module's docstring.
+        metrics: The figures; keys in the module's docstring.
+        classes: The classes in their order, empty for regression.
+    """
+
+    task: Literal["classification", "regression"]
+    counts: dict[str, Any]
+    metrics: dict[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        """Return one figure by its key in `to_dict`."""
+        return self.to_dict()[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it; keys in the module's docstring."""
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {"task": self.task, **self.counts, **classes, **self.metrics}
+
+
+def evaluate(
+    predictions: DataFrame,
+    classes: Sequence[str],
+    *,
+    label: str = "label",
+    probabilities: str = "probabilities",
+    error: str | None = "error",
+    top_k: int = 5,
+    training_rows: Mapping[str, int] | None = None,
+) -> Evaluation:
+    """Evaluate class probabilities against labels.
+
+    One Spark job: every task counts its rows, executors merge the counts, the driver receives one state (at most some
+    16 MiB for 1,000 classes). Rows that failed or have no label are counted and left out of the metrics.
+
+    Args:
+        predictions: What `predict` gives, with labels.
+        classes: The model's classes in the order of the probabilities.
+        label: Column of class names (strings); or of numbers, which are class names if all of these are numbers, and
+            indices into `classes` otherwise. Null and NaN: no label.
+        probabilities: Column ``array<float>``, ``array<double>`` or a vector, as long as `classes`.
+        error: Column that says why a row has no prediction, null where it has: a struct with a field ``kind``, or a
+            string. It may be absent; rows with null probabilities count as errors anyway.
+        top_k: k of the top-k accuracy.
+        training_rows: Rows of each class that the model learned from, for the baseline.
+
+    Raises:
+        ColumnError: a column is missing or of the wrong type.
+        InputError: fewer than two classes, or one named twice; or a row whose number of probabilities is not the
+            number of classes.
+    """
+    names = _check_classes(classes)
+    kind = _column_type(predictions, label)
+    if not isinstance(kind, T.StringType | T.NumericType):
+        raise ColumnError(f"Column `{label}` must hold strings or numbers, and is {kind.simpleString()}.")
+    rows = predictions.select(
+        F.col(_quoted(label)).alias("label"),
+        _array(predictions, probabilities).alias("probabilities"),
+        _error_kind(predictions, error).alias("error"),
+    )
+    counts, state = _count(rows, ClassificationTally(names, top_k))
+    return Evaluation("classification", counts.to_dict(state.rows), state.result(names, training_rows), names)
+
+
+def evaluate_regression(
+    predictions: DataFrame,
+    *,
+    label: str = "label",
+    prediction: str = "prediction",
+    error: str | None = "error",
+    training_mean: float | None = None,
+) -> Evaluation:
+    """Evaluate predicted numbers against labels; as `evaluate`, with `training_mean` for the baseline.
+
+    Raises:
+        ColumnError: a column is missing or no number.
+    """
+    for name in (label, prediction):
+        kind = _column_type(predictions, name)
+        if not isinstance(kind, T.NumericType):
+            raise ColumnError(f"Column `{name}` must hold numbers, and is {kind.simpleString()}.")
+    rows = predictions.select(
+        F.col(_quoted(label)).cast("double").alias("label"),
+        F.col(_quoted(prediction)).cast("double").alias("prediction"),
+        _error_kind(predictions, error).alias("error"),
+    )
+    counts, state = _count(rows, RegressionTally())
+    return Evaluation("regression", counts.to_dict(state.rows), state.result(training_mean))
+
+
+def most_confidently_wrong(
+    predictions: DataFrame,
+    classes: Sequence[str],
+    count: int = 24,
+    *,
+    label: str = "label",
+    probabilities: str = "probabilities",
+    path: str = "path",
+) -> list[dict[str, Any]]:
+    """Return the rows whose wrong class has the highest probability, at most `count`, the most confident first.
+
+    Each is ``{"path", "label", "predicted", "probability"}``. One Spark job without Python on the executors; the driver
+    receives these rows alone. `label` holds class names.
+
+    Raises:
+        ColumnError: a column is missing or of the wrong type.
+    """
+    names = _check_classes(classes)
+    array, highest = F.col("probabilities"), F.array_max("probabilities")
+    rows = (
+        predictions.select(
+            F.col(_quoted(path)).cast("string").alias("path"),
+            F.col(_quoted(label)).cast("string").alias("label"),
+            _array(predictions, probabilities).alias("probabilities"),
+        )
+        .withColumn("probability", highest.cast("double"))
+        .withColumn("predicted", F.element_at(F.lit(list(names)), F.array_position(array, highest).cast("int")))
+        .where((F.col("label") != F.col("predicted")) & ~F.isnan("probability"))
+        .orderBy(F.desc("probability"), "path")
+        .select("path", "label", "predicted", "probability")
+        .limit(count)
+    )
+    with worker_errors():
+        return [row.asDict() for row in rows.collect()]
+
+
+def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(str(name) for name in classes)
+    if len(names) < 2:
+        raise InputError(f"An evaluation needs at least 2 classes, and got {list(names)}.")
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise InputError(f"Each class must be named once, and these are named twice: {twice[:5]}.")
+    return names
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.replace('`', '``')}`"
+
+
+def _column_type(rows: DataFrame, name: str) -> T.DataType:
+    known = rows.schema.fieldNames()
+    if name not in known:
+        raise ColumnError(f"Column `{name}` not found in {known}.{did_you_mean(name, known)}")
+    return rows.schema[name].dataType
+
+
+def _array(rows: DataFrame, name: str) -> Column:
+    kind = _column_type(rows, name)
+    if kind.typeName() == "vectorudt":
+        from pyspark.ml.functions import vector_to_array
+
+        return vector_to_array(F.col(_quoted(name)))
+    if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.FloatType | T.DoubleType):
+        return F.col(_quoted(name))
+    raise ColumnError(f"Column `{name}` must be array<float>, array<double> or a vector, and is {kind.simpleString()}.")
+
+
+def _error_kind(rows: DataFrame, name: str | None) -> Column:
+    if name is None or name not in rows.columns:
+        return F.lit(None).cast("string")
+    kind, column = _column_type(rows, name), F.col(_quoted(name))
+    if isinstance(kind, T.StructType) and "kind" in kind.fieldNames():
+        return F.when(column.isNotNull(), F.coalesce(column["kind"], F.lit("unknown")))
+    if isinstance(kind, T.StringType):
+        return column
+    raise ColumnError(f"Column `{name}` must be a string or struct<kind,…>, and is {kind.simpleString()}.")
+
+
+def _count(rows: DataFrame, tally: Tally[State]) -> tuple[Counts, State]:
+    """Count `rows` on the executors and return the one merged pair."""
+    ship_library(rows.sparkSession)
+    merge = MergeStates(tally)
+    # Spark gives as many merging tasks as the states' size asks for (one, usually), and the last merges theirs.
+    partial = rows.mapInArrow(CountRows(tally), SCHEMA).hint("rebalance").mapInArrow(merge, SCHEMA)
+    with worker_errors():
+        found = partial.repartition(1).mapInArrow(merge, SCHEMA).collect()
+    if not found:  # not a single row
+        return Counts(), tally.new_state()
+    return Counts.from_json(found[0]["counts"]), tally.read_state(bytes(found[0]["state"]))
