@@ -54,7 +54,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
+    items[:] = sorted(kept, key=_cost)
+
+
+def _cost(item: pytest.Item) -> int:
+    """Order the fast ones first: without Spark, then on the shared session, then with servers of their own."""
+    if any(item.get_closest_marker(mark) for mark in ("cluster", "hadoop")):
+        return 2
+    return 1 if item.get_closest_marker("spark") else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
