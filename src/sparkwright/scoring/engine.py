@@ -141,7 +141,7 @@ class _MicroBatch(Generic[B]):
 
 def _checked(outputs: NDArray[np.float32]) -> list[Result]:
     """Split outputs into rows; one that is not finite becomes an error."""
-    finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1).tolist()
+    finite = np.asarray(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1))
     return [
         y if ok else RowError("not finite", "The network's output is not finite (NaN or infinity).")
         for y, ok in zip(outputs, finite, strict=True)

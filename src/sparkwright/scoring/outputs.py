@@ -1,7 +1,7 @@
 """What a stage adds to its rows: columns made of a network's outputs, on executors, without a loop per row."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,7 +41,7 @@ class Features:
     """
 
     column: str
-    metadata: tuple[tuple[str, Any], ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def fields(self) -> "list[StructField]":
         from pyspark.sql.types import ArrayType, FloatType

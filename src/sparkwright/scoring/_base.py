@@ -1,0 +1,157 @@
+"""What the scoring stages share: their Params, and how they are saved and loaded."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pyspark.ml import Transformer
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import DataFrame
+from pyspark.sql.utils import is_remote
+
+from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE
+from sparkwright.scoring.persistence import read_files, write_files
+
+__all__ = ["ScoringStage"]
+
+
+class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
+    """A transformer around the scoring engine.
+
+    A stage holds an artefact (a network, a model) in the Param that `artefact` names. It is saved with the stage, as
+    files, so that a saved pipeline needs nothing else.
+    """
+
+    artefact: ClassVar[str]
+
+    inputCol = Param[str](Params._dummy(), "inputCol", "column to score", TypeConverters.toString)
+    errorCol = Param[str](
+        Params._dummy(),
+        "errorCol",
+        "column that says why a row has no result: struct<kind,message>, null where it has one",
+        TypeConverters.toString,
+    )
+    batchSize = Param[int](Params._dummy(), "batchSize", "photos that the network sees at once", TypeConverters.toInt)
+    maxErrorRate = Param[float](
+        Params._dummy(),
+        "maxErrorRate",
+        "share of a task's rows that may fail; more stop the job",
+        TypeConverters.toFloat,
+    )
+    dropInput = Param[bool](  # noqa: N815  Params are camelCase
+        Params._dummy(), "dropInput", "leave the input column out of the result", TypeConverters.toBoolean
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._setDefault(
+            inputCol="content", errorCol="error", batchSize=BATCH_SIZE, maxErrorRate=MAX_ERROR_RATE, dropInput=False
+        )
+
+    def setParams(self, **params: Any) -> Self:
+        """Set Params by name; None leaves one as it is."""
+        return self._set(**{name: value for name, value in params.items() if value is not None})
+
+    def setInputCol(self, value: str) -> Self:
+        """Set the column to score."""
+        return self.setParams(inputCol=value)
+
+    def setErrorCol(self, value: str) -> Self:
+        """Set the column that says why a row has no result."""
+        return self.setParams(errorCol=value)
+
+    def setBatchSize(self, value: int) -> Self:
+        """Set how many photos the network sees at once."""
+        return self.setParams(batchSize=value)
+
+    def setMaxErrorRate(self, value: float) -> Self:
+        """Set the share of a task's rows that may fail."""
+        return self.setParams(maxErrorRate=value)
+
+    def setDropInput(self, value: bool) -> Self:
+        """Set whether the input column is left out of the result."""
+        return self.setParams(dropInput=value)
+
+    def getInputCol(self) -> str:
+        """Return the column to score."""
+        return self.getOrDefault(self.inputCol)
+
+    def getErrorCol(self) -> str:
+        """Return the column that says why a row has no result."""
+        return self.getOrDefault(self.errorCol)
+
+    def getBatchSize(self) -> int:
+        """Return how many photos the network sees at once."""
+        return self.getOrDefault(self.batchSize)
+
+    def getMaxErrorRate(self) -> float:
+        """Return the share of a task's rows that may fail."""
+        return self.getOrDefault(self.maxErrorRate)
+
+    def getDropInput(self) -> bool:
+        """Return whether the input column is left out of the result."""
+        return self.getOrDefault(self.dropInput)
+
+    def _engine_options(self) -> dict[str, Any]:
+        """Return the Params that `score_frame` takes."""
+        return {
+            "input_column": self.getInputCol(),
+            "error_column": self.getErrorCol(),
+            "batch_size": self.getBatchSize(),
+            "max_error_rate": self.getMaxErrorRate(),
+            "drop_input": self.getDropInput(),
+        }
+
+    @abstractmethod
+    def _transform(self, dataset: DataFrame) -> DataFrame: ...
+
+    @abstractmethod
+    def to_files(self) -> dict[str, bytes]:
+        """Return the artefact as files, by name."""
+
+    @abstractmethod
+    def set_from_files(self, files: Mapping[str, bytes]) -> None:
+        """Set the artefact from `to_files`' result."""
+
+    def write(self) -> MLWriter:
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[Any]:
+        return _Reader(cls)
+
+
+class _Writer(MLWriter):
+    def __init__(self, stage: ScoringStage) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def _handleOverwrite(self, path: str) -> None:  # noqa: N802  the base class's name
+        if is_remote():
+            from pyspark.ml.connect.readwrite import RemoteMLWriter
+
+            RemoteMLWriter.handleOverwrite(path, True)
+        else:
+            super()._handleOverwrite(path)
+
+    def saveImpl(self, path: str) -> None:  # noqa: N802  the base class's name
+        stage = self._stage
+        files = stage.to_files()  # before anything is written: it may fail
+        params = {param.name: value for param, value in stage._paramMap.items() if param.name != stage.artefact}
+        DefaultParamsWriter.saveMetadata(stage, path, self.sparkSession, paramMap=params)
+        write_files(self.sparkSession, f"{path.rstrip('/')}/{stage.artefact}", files)
+
+
+class _Reader(MLReader[Any]):
+    def __init__(self, stage: type[ScoringStage]) -> None:
+        super().__init__()
+        self._stage = stage
+
+    def load(self, path: str) -> Any:
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        stage = self._stage()
+        stage._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(stage, metadata)
+        stage.set_from_files(read_files(self.sparkSession, f"{path.rstrip('/')}/{stage.artefact}"))
+        return stage

@@ -1,0 +1,242 @@
+"""Make features once and reuse them: the cache by content, the commit, the limit on failures."""
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sparkwright import storage
+from sparkwright.errors import ErrorRateError, ExistsError, InputError
+from sparkwright.events import Channel, Emit, ignore
+from sparkwright.networks.network import Network
+from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSet, open_features, read_manifest
+from sparkwright.scoring.featurizer import graph_of
+from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
+from sparkwright.scoring.outputs import Features
+from sparkwright.session import driver_hosts, worker_errors
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["featurize"]
+
+log = logging.getLogger(__name__)
+
+_CONTENT, _DIGEST, _FEATURES, _ERROR = "content", "sha256", "features", "error"
+
+
+def featurize(
+    spark: "SparkSession",
+    images: "DataFrame",
+    network: Network,
+    out: str,
+    *,
+    reuse: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
+    max_error_rate: float = MAX_ERROR_RATE,
+    overwrite: bool = False,
+    emit: Emit = ignore,
+) -> FeatureSet:
+    """Run a network over photos and write the features; compute only what is not known.
+
+    Known are photos whose bytes have features of the same key (network, weights, layer, preprocessing, engine) in
+    `reuse`, or in `out` itself. Called again on a folder with ten more photos, it computes ten. The driver sees counts
+    alone; photos' bytes are never shuffled.
+
+    Args:
+        spark: The session.
+        images: Rows with photos' bytes in ``content``, as `read_images` gives them.
+        network: Already cut at the layer whose output is wanted.
+        out: Folder to write, on any file system that Spark writes.
+        reuse: Folders of features made earlier.
+        batch_size: Photos that the network sees at once.
+        max_error_rate: Share of all rows that may fail; more, and nothing is committed.
+        overwrite: Replace features of another key or of other photos in `out`.
+        emit: Told of progress.
+
+    Raises:
+        ExistsError: `out` has features of another key, or of photos that are not among `images`; or something else is
+            there.
+        ErrorRateError: too many rows failed; says how, with examples. What was there in `out` stays as it was.
+        ColumnError: `images` has no ``content``, or has a column of a name that is to be added.
+    """
+    find_column(images, _CONTENT)
+    key = FeatureKey.of(network)
+    earlier = _earlier(out, key, overwrite)
+    known = _known(spark, [*([out] if earlier and earlier.key.digest == key.digest else []), *reuse], key)
+    if earlier is not None and not overwrite:
+        _check_superset(spark, images, out)
+    data = f"data-{uuid.uuid4().hex[:12]}"
+    root = storage.to_uri(out)
+    with ExitStack() as stack:
+        channel = None
+        if emit is not ignore:
+            channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
+
+        def compute(rows: "DataFrame", uri: str) -> None:
+            score_frame(
+                rows,
+                graph_of(network),
+                [Features(_FEATURES, key.metadata())],
+                input_column=_CONTENT,
+                error_column=_ERROR,
+                drop_input=True,
+                digest_column=_DIGEST,
+                batch_size=batch_size,
+                max_error_rate=None,  # the whole job's rate counts, below
+                stage="features",
+                channel=channel,
+            ).write.parquet(uri)
+
+        try:
+            manifest = _write(spark, images, known, compute, root, data, key)
+            _check_rate(spark, manifest, root, max_error_rate)
+        except BaseException:
+            _remove(storage.join(root, data))
+            raise
+    preprocessing = network.preprocessing.to_dict() if network.preprocessing else None
+    manifest = replace(manifest, preprocessing=preprocessing)
+    storage.write_bytes(storage.join(root, MANIFEST), manifest.to_json())
+    for name in storage.list_files(root):  # of earlier versions, and what calls that died have left
+        if name.startswith("data-") and name != data:
+            _remove(storage.join(root, name))
+    return open_features(spark, out)
+
+
+def _remove(uri: str) -> None:
+    """Delete a folder that no manifest lists; that it cannot be deleted must hide no other error."""
+    try:
+        storage.remove(uri)
+    except Exception as error:  # any file system's
+        log.warning("%s could not be removed: %s", uri, error)
+
+
+def _earlier(out: str, key: FeatureKey, overwrite: bool) -> FeatureManifest | None:
+    """Return the manifest of what is in `out`; refuse to touch what may not be replaced."""
+    earlier = read_manifest(out)
+    if overwrite:
+        return earlier
+    if earlier is None:
+        foreign = [name for name in storage.list_files(out) if not name.startswith("data-")]
+        if foreign:
+            raise ExistsError(
+                f"{out} exists and holds no features, but {', '.join(foreign[:5])}. Choose another folder."
+            )
+        return None
+    if earlier.key.digest != key.digest:
+        raise ExistsError(
+            f"{out} holds features of {earlier.key}, not of {key}. Choose another folder, or pass overwrite=True "
+            "(--overwrite)."
+        )
+    return earlier
+
+
+def _check_superset(spark: "SparkSession", images: "DataFrame", out: str) -> None:
+    """Refuse to replace features of photos that are not among `images`."""
+    names = [name for name in ("key", "path") if name in images.columns]
+    old = open_features(spark, out).rows
+    if not names or names[0] not in old.columns:
+        return
+    with worker_errors():
+        lost = old.select(names[0]).join(images.select(names[0]), names[0], "left_anti")
+        count = lost.count()
+        examples = [str(row[0]) for row in lost.limit(3).collect()] if count else []
+    if count:
+        raise ExistsError(
+            f"{out} holds features of {count:,} photos that are not among those given ({', '.join(examples)} …). "
+            "Choose another folder, or pass overwrite=True (--overwrite); reuse=[…] takes features over."
+        )
+
+
+def _known(spark: "SparkSession", uris: Sequence[str], key: FeatureKey) -> "DataFrame | None":
+    """Return ``sha256`` and ``features`` of all photos with features of this key; None if there are none."""
+    known = None
+    for uri in dict.fromkeys(uris):
+        found = open_features(spark, uri)
+        if found.manifest.key.digest != key.digest:
+            log.info("%s is not reused: its features are of another network, layer or engine", uri)
+            continue
+        rows = found.rows.where(found.rows[_ERROR].isNull()).select(_DIGEST, _FEATURES)
+        known = rows if known is None else known.union(rows)
+    return known
+
+
+def _write(
+    spark: "SparkSession",
+    images: "DataFrame",
+    known: "DataFrame | None",
+    compute: Callable[["DataFrame", str], None],
+    root: str,
+    data: str,
+    key: FeatureKey,
+) -> FeatureManifest:
+    """Write the Parquet folders and count their rows."""
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    computed, reused = f"{data}/computed", f"{data}/reused"
+    with worker_errors():
+        if known is None:
+            compute(images, storage.join(root, computed))
+        else:
+            hashed = images.withColumn(_DIGEST, F.sha2(_CONTENT, 256))
+            unknown = hashed.join(F.broadcast(known.select(_DIGEST).distinct()), _DIGEST, "left_anti")
+            compute(unknown.select(images.columns), storage.join(root, computed))
+            matched = hashed.drop(_CONTENT).join(known.dropDuplicates([_DIGEST]), _DIGEST, "inner")
+            matched = matched.withColumn(_ERROR, F.lit(None).cast("struct<kind:string,message:string>"))
+            order = [name for name in images.columns if name != _CONTENT]
+            features = F.col(_FEATURES).alias(_FEATURES, metadata=key.metadata())
+            matched.select(*order, features, _DIGEST, _ERROR).write.parquet(storage.join(root, reused))
+    folders = (computed,) if known is None else (computed, reused)
+    counts = [_count(spark, storage.join(root, folder)) for folder in folders]
+    return FeatureManifest(
+        key=key,
+        preprocessing=None,
+        data=folders,
+        rows=sum(rows for rows, _ in counts),
+        errors=sum(errors for _, errors in counts),
+        computed=counts[0][0],
+        reused=sum(rows for rows, _ in counts[1:]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _count(spark: "SparkSession", uri: str) -> tuple[int, int]:
+    """Return rows and errors of a Parquet folder."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    with worker_errors():
+        row = spark.read.parquet(uri).agg(F.count("*"), F.count(_ERROR)).first()
+    if row is None:
+        raise InputError(f"{uri} cannot be counted.")
+    return int(row[0]), int(row[1])
+
+
+def _check_rate(spark: "SparkSession", manifest: FeatureManifest, root: str, limit: float) -> None:
+    """Refuse a job of which too many rows failed, with the most frequent messages and examples."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    if manifest.errors <= limit * manifest.rows:
+        return
+    rows = spark.read.parquet(*(storage.join(root, folder) for folder in manifest.data))
+    name = next((name for name in ("path", "key") if name in rows.columns), _DIGEST)
+    with worker_errors():
+        most = (
+            rows.where(rows[_ERROR].isNotNull())
+            .groupBy(f"{_ERROR}.kind", f"{_ERROR}.message")
+            .agg(F.count("*").alias("count"), F.min(name).alias("first"), F.max(name).alias("last"))
+            .orderBy(F.desc("count"), "kind", "message")
+            .limit(5)
+            .collect()
+        )
+    listed = "".join(
+        f"\n  {row['count']:,} x {row['kind']}: {row['message']} ({', '.join(sorted({row['first'], row['last']}))})"
+        for row in most
+    )
+    raise ErrorRateError(
+        f"{manifest.errors:,} of {manifest.rows:,} rows failed, more than max_error_rate={limit:g} allows; nothing was "
+        f"committed. Most frequent:{listed}\nMend or remove these files, or raise the limit (--max-error-rate)."
+    )

@@ -1,0 +1,159 @@
+"""The engine on a DataFrame: check the columns, ship the network, add the outputs' columns. Lazy."""
+
+import tempfile
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.events import Address
+from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.outputs import Output, error_field
+from sparkwright.session import ship_file, ship_library, threads_per_task
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructField
+
+__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "find_column", "holds_photos", "score_frame"]
+
+BATCH_SIZE = 8
+"""Photos in a micro-batch: fast networks fit it into the processor's cache, and it suffices for slow ones."""
+
+MAX_ERROR_RATE = 0.05
+"""The share of rows that may fail."""
+
+_shipped: "WeakKeyDictionary[SparkSession, dict[str, str]]" = WeakKeyDictionary()
+
+
+def score_frame(
+    rows: "DataFrame",
+    graph: Graph,
+    outputs: Sequence[Output],
+    *,
+    input_column: str,
+    error_column: str = "error",
+    drop_input: bool = False,
+    digest_column: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_error_rate: float | None = MAX_ERROR_RATE,
+    stage: str = "scoring",
+    channel: Address | None = None,
+) -> "DataFrame":
+    """Return `rows` with the outputs' columns and an error column. Lazy; every row is kept, in its partition and place.
+
+    Args:
+        rows: Holds `input_column`: photos' bytes (binary) for a network with preprocessing, else numbers (array or
+            Spark ML vector).
+        graph: The network.
+        outputs: Columns to add.
+        input_column: What the network reads.
+        error_column: Null, or ``struct<kind,message>`` for rows that failed; their outputs are null.
+        drop_input: Leave `input_column` out.
+        digest_column: Add the SHA-256 of the photo's bytes under this name.
+        batch_size: Photos in a micro-batch.
+        max_error_rate: A task of which a larger share of rows fails stops the job; None for any share.
+        stage: What progress is reported as.
+        channel: Where progress is reported to.
+
+    Raises:
+        ColumnError: a column is missing, of the wrong type, or there already.
+        InputError: `batch_size` or `max_error_rate` is out of its range.
+    """
+    from pyspark.sql.types import StringType, StructField, StructType
+
+    if batch_size < 1:
+        raise InputError(f"batchSize must be at least 1; got {batch_size}.")
+    if max_error_rate is not None and not 0 <= max_error_rate <= 1:
+        raise InputError(f"maxErrorRate must lie between 0 and 1; got {max_error_rate}.")
+    photos = holds_photos(find_column(rows, input_column))
+    if photos and graph.preprocessing is None:
+        raise ColumnError(
+            f"Column `{input_column}` holds bytes, but {graph.name} takes {prod(graph.input_shape)} numbers a row. "
+            "Give it a column of arrays or vectors, or a network with a preprocessing."
+        )
+    kept = [field for field in rows.schema.fields if not (drop_input and field.name == input_column)]
+    added = [field for output in outputs for field in output.fields()]
+    if digest_column:
+        added.append(StructField(digest_column, StringType()))
+    added.append(error_field(error_column))
+    _check_names(kept, added)
+    spark = rows.sparkSession
+    ship_library(spark)
+    plan = ScoringPlan(
+        network=_ship(spark, graph),
+        sha256=graph.sha256,
+        preprocessing=graph.preprocessing if photos else None,
+        input_shape=graph.input_shape,
+        output_shape=graph.output_shape,
+        input_column=input_column,
+        keep=tuple(field.name for field in kept),
+        outputs=tuple(outputs),
+        error_column=error_column,
+        digest_column=digest_column,
+        batch_size=batch_size,
+        threads=threads_per_task(spark),
+        max_error_rate=max_error_rate,
+        stage=stage,
+        channel=channel,
+    )
+    return rows.mapInArrow(ScoringTask(plan), StructType([*kept, *added]))
+
+
+def find_column(rows: "DataFrame", name: str) -> "StructField":
+    """Return a column's name and type.
+
+    Raises:
+        ColumnError: there is no such column.
+    """
+    if name not in rows.columns:
+        raise ColumnError(f"Column `{name}` not found in {rows.columns}.{did_you_mean(name, rows.columns)}")
+    return rows.schema[name]
+
+
+def holds_photos(field: "StructField") -> bool:
+    """Tell photos' bytes (true) from numbers (false).
+
+    Raises:
+        ColumnError: the column holds neither.
+    """
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.types import ArrayType, BinaryType, NumericType
+
+    type_ = field.dataType
+    if isinstance(type_, BinaryType):
+        return True
+    if isinstance(type_, VectorUDT) or (isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType)):
+        return False
+    raise ColumnError(
+        f"Column `{field.name}` must hold photos' bytes (binary) or numbers (array of numbers, vector); it is of type "
+        f"{type_.simpleString()}."
+    )
+
+
+def _check_names(kept: Sequence["StructField"], added: Sequence["StructField"]) -> None:
+    names = [field.name for field in kept]
+    for field in added:
+        if field.name in names:
+            raise ColumnError(
+                f"Column `{field.name}` is to be added, but is there already. Drop or rename it, or give the new "
+                f"column another name. Columns: {names}."
+            )
+        names.append(field.name)
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ColumnError(f"Columns must have different names; {twice} occur more than once. Rename them.")
+
+
+def _ship(spark: "SparkSession", graph: Graph) -> str:
+    """Send the network to the executors, once per session."""
+    names = _shipped.setdefault(spark, {})
+    if graph.sha256 not in names:
+        with tempfile.TemporaryDirectory(prefix="sparkwright-") as folder:
+            path = Path(folder) / "network.onnx"
+            path.write_bytes(graph.onnx)
+            names[graph.sha256] = ship_file(spark, path)
+    return names[graph.sha256]

@@ -1,0 +1,261 @@
+"""A pipeline stage from photos, or features, to a model's predictions."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.sql import DataFrame
+
+from sparkwright.errors import ColumnError, InputError
+from sparkwright.events import Address
+from sparkwright.models import MANIFEST, Model, ModelFiles
+from sparkwright.scoring._base import ScoringStage
+from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.frames import find_column, holds_photos, score_frame
+from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.outputs import Classification, Output, Regression
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructField
+
+__all__ = ["ModelTransformer", "predict"]
+
+
+def _to_model(value: Any) -> str | ModelFiles:
+    if isinstance(value, Model):
+        return value.to_files()
+    if isinstance(value, str | ModelFiles):
+        return value
+    raise TypeError(f"model must be a path or a Model; got {type(value).__name__}.")
+
+
+class ModelTransformer(ScoringStage):
+    """Adds a model's predictions: the label, its probability, all probabilities, the best labels.
+
+    The input column decides what runs: photos' bytes go through the whole model, features (array or vector) through
+    its head alone. A row that cannot be scored keeps its place: predictions null, and the error column says why.
+
+    Args:
+        model: A `Model`, or where one was saved (folder or zip, on any file system).
+        inputCol: Photos' bytes, or features.
+        predictionCol: The most probable class's label (regression: the value).
+        probabilityCol: Its probability.
+        probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
+        topCol: The `top` best, ``array<struct<label,probability>>``; empty for none (the default).
+        top: How many those are.
+        errorCol: Null, or ``struct<kind,message>``.
+        batchSize: Photos that the network sees at once.
+        maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
+        dropInput: Leave `inputCol` out of the result.
+
+    Example:
+        >>> ModelTransformer(model="run/model").transform(images.rows).select("path", "prediction")  # doctest: +SKIP
+    """
+
+    artefact = "model"
+
+    model = Param[Any](Params._dummy(), "model", "model to score with: a Model, or its path", _to_model)
+    predictionCol = Param[str](Params._dummy(), "predictionCol", "column of labels or values", TypeConverters.toString)
+    probabilityCol = Param[str](
+        Params._dummy(), "probabilityCol", "column of the label's probability", TypeConverters.toString
+    )
+    probabilitiesCol = Param[str](
+        Params._dummy(), "probabilitiesCol", "column of all probabilities; empty for none", TypeConverters.toString
+    )
+    topCol = Param[str](Params._dummy(), "topCol", "column of the best labels; empty for none", TypeConverters.toString)
+    top = Param[int](Params._dummy(), "top", "how many labels topCol holds", TypeConverters.toInt)
+
+    def __init__(
+        self,
+        *,
+        model: str | Model | None = None,
+        inputCol: str | None = None,
+        predictionCol: str | None = None,
+        probabilityCol: str | None = None,
+        probabilitiesCol: str | None = None,
+        topCol: str | None = None,
+        top: int | None = None,
+        errorCol: str | None = None,
+        batchSize: int | None = None,
+        maxErrorRate: float | None = None,
+        dropInput: bool | None = None,  # noqa: N803
+    ) -> None:
+        super().__init__()
+        self._last: tuple[ModelFiles, Model] | None = None  # rebuilt once
+        self._setDefault(
+            predictionCol="prediction",
+            probabilityCol="probability",
+            probabilitiesCol="probabilities",
+            topCol="",
+            top=5,
+        )
+        self.setParams(
+            model=model,
+            inputCol=inputCol,
+            predictionCol=predictionCol,
+            probabilityCol=probabilityCol,
+            probabilitiesCol=probabilitiesCol,
+            topCol=topCol,
+            top=top,
+            errorCol=errorCol,
+            batchSize=batchSize,
+            maxErrorRate=maxErrorRate,
+            dropInput=dropInput,
+        )
+
+    def setModel(self, value: str | Model) -> Self:
+        """Set the model to score with."""
+        return self.setParams(model=value)
+
+    def setPredictionCol(self, value: str) -> Self:
+        """Set the column of labels or values."""
+        return self.setParams(predictionCol=value)
+
+    def setProbabilityCol(self, value: str) -> Self:
+        """Set the column of the label's probability."""
+        return self.setParams(probabilityCol=value)
+
+    def setProbabilitiesCol(self, value: str) -> Self:
+        """Set the column of all probabilities; empty for none."""
+        return self.setParams(probabilitiesCol=value)
+
+    def setTopCol(self, value: str) -> Self:
+        """Set the column of the best labels; empty for none."""
+        return self.setParams(topCol=value)
+
+    def setTop(self, value: int) -> Self:
+        """Set how many labels `topCol` holds."""
+        return self.setParams(top=value)
+
+    def getModel(self) -> Model:
+        """Return the model; needs torch where the model's networks are torch.
+
+        Raises:
+            InputError: none is set.
+        """
+        files = self._files()
+        if self._last is None or self._last[0] is not files:
+            self._last = (files, Model.from_files(files))
+        return self._last[1]
+
+    def getPredictionCol(self) -> str:
+        """Return the column of labels or values."""
+        return self.getOrDefault(self.predictionCol)
+
+    def getProbabilityCol(self) -> str:
+        """Return the column of the label's probability."""
+        return self.getOrDefault(self.probabilityCol)
+
+    def getProbabilitiesCol(self) -> str:
+        """Return the column of all probabilities."""
+        return self.getOrDefault(self.probabilitiesCol)
+
+    def getTopCol(self) -> str:
+        """Return the column of the best labels."""
+        return self.getOrDefault(self.topCol)
+
+    def getTop(self) -> int:
+        """Return how many labels `topCol` holds."""
+        return self.getOrDefault(self.top)
+
+    def _files(self) -> ModelFiles:
+        if not self.isSet(self.model):
+            raise InputError("ModelTransformer needs a model. Set it: ModelTransformer(model=…) or setModel(…).")
+        value = self.getOrDefault(self.model)
+        if isinstance(value, str):
+            value = ModelFiles.read(value)
+            self.setParams(model=value)
+        return cast(ModelFiles, value)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        return self._score(dataset, channel=None)
+
+    def _score(self, dataset: DataFrame, channel: Address | None) -> DataFrame:
+        """Transform, with progress reported to a channel."""
+        field = find_column(dataset, self.getInputCol())
+        return score_frame(
+            dataset,
+            self._photo_graph(field) if holds_photos(field) else self._feature_graph(field),
+            [self._output(self._files().manifest)],
+            stage="predictions",
+            channel=channel,
+            **self._engine_options(),
+        )
+
+    def _photo_graph(self, field: "StructField") -> Graph:
+        files = self._files()
+        if files.manifest["preprocessing"] is None:
+            raise ColumnError(
+                f"Column `{field.name}` holds bytes, but the model is one of features: it has no network that reads "
+                "photos. Give it a column of features."
+            )
+        return Graph.of_model(files)
+
+    def _feature_graph(self, field: "StructField") -> Graph:
+        """Return the head; refuse features that it was not trained on."""
+        files, given = self._files(), FeatureKey.of_column(field)
+        if files.manifest["network"] is None:
+            graph, told = Graph.of_model(files), files.manifest["lineage"].get("features")
+            expected = FeatureKey.from_dict(told) if told else None
+        else:
+            model = self.getModel()
+            graph = Graph.of_network(model.head)
+            expected = FeatureKey.of(model.network) if model.network is not None else None
+        if given is not None and expected is not None:
+            given.check_fits(expected, f"Column `{field.name}`")
+        if given is not None and (given.width,) != graph.input_shape:
+            width = graph.input_shape[0]
+            raise InputError(f"Column `{field.name}` has {given.width} features a row; the model takes {width}.")
+        return graph
+
+    def _output(self, manifest: Mapping[str, Any]) -> Output:
+        if manifest["task"] == "regression":
+            return Regression(self.getPredictionCol(), targets=int(manifest["output_shape"][0]))
+        if self.getTop() < 1:
+            raise InputError(f"top must be at least 1; got {self.getTop()}.")
+        return Classification(
+            classes=tuple(manifest["classes"]),
+            prediction=self.getPredictionCol(),
+            probability=self.getProbabilityCol(),
+            probabilities=self.getProbabilitiesCol() or None,
+            top_labels=self.getTopCol() or None,
+            k=self.getTop(),
+        )
+
+    def to_files(self) -> dict[str, bytes]:
+        files = self._files()
+        return {**files.files, MANIFEST: json.dumps(files.manifest).encode()}
+
+    def set_from_files(self, files: Mapping[str, bytes]) -> None:
+        manifest = json.loads(files[MANIFEST])
+        self.setParams(model=ModelFiles(manifest, {name: data for name, data in files.items() if name != MANIFEST}))
+
+
+def predict(
+    rows: DataFrame,
+    model: str | Model,
+    *,
+    input_column: str = "content",
+    top: int | None = None,
+    channel: Address | None = None,
+    **params: Any,
+) -> DataFrame:
+    """Return `rows` with a model's predictions; lazy.
+
+    Args:
+        rows: Photos, or features made with the model's network.
+        model: A `Model`, or where one was saved.
+        input_column: Photos' bytes, or features.
+        top: Add the column ``top`` with that many labels.
+        channel: Where progress is reported to (stage ``predictions``).
+        params: Other Params of `ModelTransformer` (``errorCol``, ``batchSize``, ``maxErrorRate``, ``dropInput`` …).
+
+    Raises:
+        ColumnError: a column is missing, of the wrong type, or there already.
+        InputError: the features were made by another network or layer than the model expects.
+    """
+    stage = ModelTransformer(model=model, inputCol=input_column, **params)
+    if top is not None:
+        stage.setParams(top=top, topCol=params.get("topCol", "top"))
+    return stage._score(rows, channel)

@@ -1,0 +1,170 @@
+"""A model on its own: from photos to labels, without Spark and without torch.
+
+ONNX Runtime, numpy and Pillow are all it needs. It runs the same engine and the same preprocessing as the
+Spark stages, so that both give the same answers.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sparkwright.errors import InputError, ModelError
+from sparkwright.models import ModelFiles
+from sparkwright.networks.preprocessing import ImageError, Preprocessing
+from sparkwright.scoring.engine import Block, RowError, Scored, score, score_matrix
+from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.labels import softmax, top
+from sparkwright.scoring.runtime import OnnxSession
+
+__all__ = ["Photo", "Prediction", "Predictor"]
+
+Photo = bytes | str | os.PathLike[str] | Image.Image
+
+_BATCH_SIZE = 8
+_BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one row.
+
+    Attributes:
+        label: The most probable class; None for regression, and where the row failed.
+        probability: Of that class.
+        top: The most probable classes with their probabilities, best first.
+        values: Regression: the targets' values.
+        error: Why there is no answer.
+    """
+
+    label: str | int | float | None = None
+    probability: float | None = None
+    top: tuple[tuple[str | int | float, float], ...] = ()
+    values: tuple[float, ...] = ()
+    error: RowError | None = None
+
+
+class Predictor:
+    """Scores photos, or features for a model of features.
+
+    Args:
+        files: A model's files.
+        threads: Threads to decode and to run the network on; by default the processor's cores.
+        top: How many classes a prediction names.
+
+    Example:
+        >>> predictor = Predictor.load("run/model")                  # doctest: +SKIP
+        >>> predictor.predict(["cat.jpg"])[0].label                  # doctest: +SKIP
+        'cat'
+    """
+
+    def __init__(self, files: ModelFiles, *, threads: int | None = None, top: int = 5) -> None:
+        if top < 1:
+            raise InputError(f"top must be at least 1; got {top}.")
+        self._graph = Graph.of_model(files)
+        self._threads = threads or _cores()
+        self._session = OnnxSession(self._graph.onnx, 1 if self._graph.preprocessing else self._threads)
+        self._top = top
+        self.task: str = files.manifest["task"]
+        self.classes: tuple[str | int | float, ...] = tuple(files.manifest["classes"])
+        if self.task == "classification" and (len(self.classes),) != self._graph.output_shape:
+            raise ModelError(f"The model has {len(self.classes)} classes but {self._graph.output_shape} scores.")
+
+    @classmethod
+    def load(cls, uri: str, *, threads: int | None = None, top: int = 5) -> "Predictor":
+        """Load a model's folder or zip.
+
+        Raises:
+            NotFoundError: there is no model at `uri`.
+            ModelError: a file is missing, cut short, altered, or of a newer format.
+        """
+        return cls(ModelFiles.read(uri), threads=threads, top=top)
+
+    def predict(self, rows: Sequence[Photo] | NDArray[Any]) -> list[Prediction]:
+        """Score photos (bytes, paths or opened images), or features of shape (rows, width), in their order.
+
+        A row that cannot be read gets a prediction with an error; it raises nothing.
+        """
+        return list(self.iterate(rows))
+
+    def iterate(self, rows: Iterable[Photo] | NDArray[Any]) -> Iterator[Prediction]:
+        """Score as `predict` does, but a few hundred rows at a time: for more than memory holds."""
+        for scored in self._scored(rows):
+            yield from self._predictions(scored)
+
+    def _scored(self, rows: Iterable[Any]) -> Iterator[Scored[Any]]:
+        graph = self._graph
+        parts = iter(rows)
+        blocks: Iterator[list[Any]] = iter(lambda: list(islice(parts, _BLOCK_ROWS)), [])
+        if graph.preprocessing is None:
+            return score_matrix((_Numbers(block, graph.input_shape) for block in blocks), self._session)
+        preprocessing = graph.preprocessing
+        photos = (_Photos(block, preprocessing) for block in blocks)
+        return score(photos, self._session, graph.input_shape, batch_size=_BATCH_SIZE, threads=self._threads)
+
+    def _predictions(self, scored: Scored[Block]) -> Iterator[Prediction]:
+        rows = len(scored.block)
+        outputs = scored.outputs
+        if outputs is None:
+            outputs = np.zeros((rows, *self._graph.output_shape), np.float32)
+        classify = self.task == "classification"
+        probabilities = softmax(outputs) if classify else outputs
+        best = top(probabilities, self._top) if classify else None
+        for row in range(rows):
+            if row in scored.errors:
+                yield Prediction(error=scored.errors[row])
+            elif best is None:
+                yield Prediction(values=tuple(outputs[row].ravel().tolist()))
+            else:
+                pairs = tuple((self.classes[index], float(probabilities[row, index])) for index in best[row])
+                yield Prediction(*pairs[0], top=pairs)
+
+
+@dataclass(frozen=True)
+class _Photos:
+    photos: list[Photo]
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def read(self, row: int, out: NDArray[np.float32]) -> None:
+        self.preprocessing.apply(self.photos[row], out)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    rows: list[Any]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, row: int, out: NDArray[np.float32]) -> None:
+        values = np.asarray(self.rows[row], np.float32)
+        if values.size != out.size:
+            raise ImageError("wrong shape", f"The row has {values.size} numbers; the network takes {out.size}.")
+        if not np.isfinite(values).all():
+            raise ImageError("not finite", "The row holds NaN or infinity.")
+        out[:] = values.reshape(self.shape)
+
+    def matrix(self) -> tuple[NDArray[np.float32], dict[int, RowError]]:
+        x = np.zeros((len(self), *self.shape), np.float32)
+        errors = {}
+        for row in range(len(self)):
+            try:
+                self.read(row, x[row])
+            except ImageError as error:
+                errors[row] = RowError(error.kind, str(error))
+            except (TypeError, ValueError) as error:
+                errors[row] = RowError("wrong type", f"The row does not hold numbers: {error}")
+        return x, errors
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
