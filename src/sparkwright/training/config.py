@@ -1,0 +1,193 @@
+"""What a training is told: one frozen value, checked as a whole."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, cast
+
+from sparkwright.errors import InputError, did_you_mean
+
+__all__ = ["ACTIVATIONS", "METRICS", "OPTIMIZERS", "SCHEDULES", "TASKS", "TrainingConfig"]
+
+TASKS = ("classification", "regression")
+ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
+# Task → metric of the validation rows → whether less or more of it is better.
+METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
+    "classification": {"loss": "min", "accuracy": "max"},
+    "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a head is trained. The result depends on this value and the rows, never on the workers.
+
+    The defaults suit a linear head on pooled features of a pre-trained network with tens of rows a class; they were
+    chosen on validation rows by ``benchmarks/head_defaults.py``.
+
+    Args:
+        task: ``"classification"`` or ``"regression"``.
+        hidden: Widths of the hidden layers; none makes a linear head.
+        activation: Activation after each hidden layer: one of `ACTIVATIONS`.
+        dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        learning_rate: The schedule's highest rate.
+        momentum: Momentum of SGD; first-moment decay of Adam and AdamW.
+        nesterov: Whether SGD's momentum looks ahead (Sutskever et al. 2013).
+        weight_decay: L2 penalty of weights (never of biases); AdamW decouples it (Loshchilov and Hutter 2019).
+        schedule: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0 at the last epoch), or ``"step"`` (a tenth at
+            half of the epochs, a hundredth at three quarters).
+        warmup: Epochs during which the rate rises linearly from 0; may be a fraction.
+        class_weights: None, ``"balanced"`` (inversely to the classes' training rows), or a weight for each class.
+        label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        epochs: Passes over the training rows, at most.
+        batch_size: Rows that a replica takes a step, at most: a replica's rows are dealt evenly over the steps.
+        replicas: Copies of the weights that train on shards of their own. Part of the result, unlike workers.
+        sync_every: Steps between two syncs; the end of an epoch is always one.
+        patience: Epochs without a better `monitor` on the validation rows after which training stops; None trains all.
+        validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
+        monitor: What chooses the best epoch: ``"loss"`` or ``"accuracy"``; in a regression ``"loss"``, ``"rmse"``,
+            ``"mae"`` or ``"r2"``.
+        refit: Train again, from the start, on training and validation rows for the best number of epochs.
+        standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
+        seed: Of weights, shards, order and dropout.
+        threads: CPU threads a replica computes with. Part of the result: sums of several threads round differently.
+
+    Raises:
+        InputError: Values that cannot be used; all of them in one message.
+    """
+
+    task: str = "classification"
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    dropout: float = 0.0
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    label_smoothing: float = 0.0
+    epochs: int = 50
+    batch_size: int = 32
+    replicas: int = 4
+    sync_every: int = 4
+    patience: int | None = 10
+    validate_every: int = 1
+    monitor: str = "loss"
+    refit: bool = False
+    standardise: bool = True
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        problems = [*self._unknown_names(), *self._values_out_of_range(), *self._combinations()]
+        if problems:
+            listed = "".join(f"\n- {problem}" for problem in problems) if len(problems) > 1 else " " + problems[0]
+            raise InputError(f"The training cannot be configured like this:{listed}")
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """Whether less or more of `monitor` is better."""
+        return METRICS[self.task][self.monitor]
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values; unknown names raise `InputError`."""
+        return type(self).from_dict({**{f.name: getattr(self, f.name) for f in fields(self)}, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_dict`; missing fields take their defaults.
+
+        Raises:
+            InputError: A name that no field has, with the closest that one has; values that cannot be used.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = [f"Unknown setting `{name}`.{did_you_mean(name, known)}" for name in data if name not in known]
+        if unknown:
+            raise InputError(" ".join(unknown) + f" Known: {', '.join(known)}.")
+        return cls(**data)
+
+    def _unknown_names(self) -> list[str]:
+        problems = []
+        choices = {"task": TASKS, "activation": ACTIVATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        if self.task in METRICS:
+            choices["monitor"] = tuple(METRICS[self.task])
+        for name, known in choices.items():
+            given = getattr(self, name)
+            if given not in known:
+                problems.append(
+                    f"`{name}` must be one of {', '.join(known)}, not {given!r}.{did_you_mean(str(given), known)}"
+                )
+        weights = self.class_weights
+        if isinstance(weights, str) and weights != "balanced":
+            problems.append(f"`class_weights` must be None, 'balanced' or a mapping of classes, not {weights!r}.")
+        return problems
+
+    def _values_out_of_range(self) -> list[str]:
+        problems = []
+        for name, wanted, holds in _RANGES:
+            given = getattr(self, name)
+            integral = name in _WHOLE
+            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+            if not number or (integral and given != int(given)) or not holds(given):
+                if given is None and name == "patience":
+                    continue
+                problems.append(f"`{name}` must be {wanted}, not {given!r}.")
+        problems += [
+            f"`hidden` must hold positive widths, not {width!r}."
+            for width in self.hidden
+            if not isinstance(width, int) or width < 1
+        ]
+        if isinstance(self.class_weights, Mapping):
+            problems += [
+                f"`class_weights` must be finite and at least 0, not {weight!r} for class {name!r}."
+                for name, weight in self.class_weights.items()
+                if not math.isfinite(weight) or weight < 0
+            ]
+        return problems
+
+    def _combinations(self) -> list[str]:
+        problems = []
+        if self.task == "regression":
+            if self.class_weights is not None:
+                problems.append("`class_weights` needs classes; with `task` 'regression' it must be None.")
+            if self.label_smoothing:
+                problems.append("`label_smoothing` needs classes; with `task` 'regression' it must be 0.")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            problems.append("`nesterov` needs a `momentum` above 0.")
+        return problems
+
+
+_Check = Callable[[float], bool]
+_RANGES: tuple[tuple[str, str, _Check], ...] = (
+    ("dropout", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("learning_rate", "above 0", lambda v: v > 0),
+    ("momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("weight_decay", "at least 0", lambda v: v >= 0),
+    ("warmup", "at least 0 epochs", lambda v: v >= 0),
+    ("label_smoothing", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("epochs", "a whole number of at least 1", lambda v: v >= 1),
+    ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
+    ("replicas", "a whole number of at least 1", lambda v: v >= 1),
+    ("sync_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
+    ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
+    ("threads", "a whole number of at least 1", lambda v: v >= 1),
+)
+_WHOLE = cast(
+    frozenset[str],
+    frozenset(name for name, wanted, _ in _RANGES if "whole number" in wanted),
+)

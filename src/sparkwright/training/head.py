@@ -1,0 +1,162 @@
+"""Train a head on rows: select the best epoch on the validation rows, then, if asked, train again on all.
+
+It runs in every process of a training, with the rows of the replicas hosted there.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, ignore
+from sparkwright.networks.mlp import Standardise, mlp
+from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import TRAIN, VALIDATION
+from sparkwright.training.loop import Fitted, Loop, cpu_threads
+from sparkwright.training.moments import Moments, measure_moments
+from sparkwright.training.population import Population
+from sparkwright.training.replica import Shard
+from sparkwright.training.rows import Rows
+from sparkwright.training.strategies.averaging import Averaging
+from sparkwright.training.tasks import Classification, Regression, Task, class_factors
+from sparkwright.training.transports._base import Transport
+
+__all__ = ["Outcome", "build_head", "train_head"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What every process of a training ends with, the same in each.
+
+    Attributes:
+        weights: The head's, by name.
+        best_epoch: The epoch that the validation rows chose; the last one without them.
+        history: One event for each epoch of the selection.
+        seconds: Of the selection and of the refit.
+    """
+
+    weights: dict[str, NDArray[np.float32]]
+    best_epoch: int
+    history: list[EpochEnded]
+    seconds: dict[str, float]
+
+
+def build_head(config: TrainingConfig, width: int, outputs: int) -> TorchNetwork:
+    """Return the head before training: standardisation (mean 0, factor 1, if asked), hidden layers, output."""
+    neutral = {"mean": np.zeros(width), "scale": np.ones(width)} if config.standardise else {}
+    return mlp(width, outputs, config.hidden, config.activation, config.dropout, config.seed, **neutral)
+
+
+def train_head(
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    transport: Transport,
+    emit: Emit = ignore,
+) -> Outcome:
+    """Train the replicas hosted here; a collective call.
+
+    Args:
+        config: How.
+        population: What all rows are together.
+        rows: Of each hosted replica.
+        transport: To the other processes.
+        emit: What takes events; give one in rank 0's process only.
+
+    Raises:
+        InputError: The loss is not finite.
+    """
+    started = time.perf_counter()
+    with cpu_threads(config.threads):
+        validation = VALIDATION if population.validated else None
+        fitted = _fit(config, population, rows, transport, [TRAIN], validation, None, emit)
+        seconds = {"selection": time.perf_counter() - started}
+        best, history = fitted.epoch, fitted.history
+        if config.refit and population.validated:
+            started = time.perf_counter()
+            emit(StageStarted("refit", total=best, unit="epochs"))
+            progress = _RefitProgress(emit)
+            fitted = _fit(config, population, rows, transport, [TRAIN, VALIDATION], None, best, progress)
+            seconds["refit"] = time.perf_counter() - started
+            emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
+        weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
+    return Outcome(weights, best, history, seconds)
+
+
+def _fit(
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    transport: Transport,
+    sides: Sequence[int],
+    validation: int | None,
+    epochs: int | None,
+    emit: Emit,
+) -> Fitted:
+    """Train one head from the start, on the rows of some sides."""
+    names = ("train",) if len(sides) == 1 else ("train", "validation")
+    factors = class_factors(config.class_weights, population.classes, population.label_counts(names))
+    targets = {replica: _targets(own, population.classes) for replica, own in rows.items()}
+
+    weights = {replica: own.weight for replica, own in rows.items()}
+    if population.classes:
+        weights = {replica: own * factors[targets[replica].numpy()] for replica, own in weights.items()}
+    moments = measure_moments(rows, sides, weights, transport)
+    task = _task(config, factors, moments)
+    module = build_head(config, population.width, task.outputs).to_module()
+    if config.standardise:
+        _standardise(module, moments)
+    tensors = {replica: torch.from_numpy(own.x_NF) for replica, own in rows.items()}
+
+    def shards(sides: Sequence[int], scale: float) -> dict[int, Shard]:
+        return {
+            replica: Shard(tensors[replica], targets[replica], torch.from_numpy(own.weight) * scale, own.order(sides))
+            for replica, own in rows.items()
+        }
+
+    # Weights of mean 1 leave the rate's meaning as it is without them.
+    train = shards(sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
+    loop = Loop(config, task, Averaging(config.sync_every), transport, emit)
+    fitted = loop.fit(module, train, None if validation is None else shards([validation], 1.0), epochs)
+    task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
+    return fitted
+
+
+def _task(config: TrainingConfig, factors: NDArray[np.float32], moments: Moments) -> Task:
+    if config.task == "classification":
+        return Classification(factors, config.label_smoothing)
+    return Regression(moments.target_mean, moments.target_deviation)
+
+
+def _targets(rows: Rows, classes: tuple[str, ...]) -> Tensor:
+    """Return class indices, int64, or the numbers of a regression, float64."""
+    if not classes:
+        return torch.from_numpy(rows.target)
+    index = pc.index_in(rows.label, pa.array(classes, pa.string()))
+    return torch.from_numpy(index.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _standardise(module: nn.Module, moments: Moments) -> None:
+    layer = module.get_submodule("standardise")
+    if isinstance(layer, Standardise):
+        layer.mean.copy_(torch.from_numpy(moments.mean_F))
+        layer.scale.copy_(torch.from_numpy(moments.scale_F))
+
+
+@dataclass(frozen=True)
+class _RefitProgress:
+    """Turns the refit's epochs into progress: the curves of a run are those of the selection."""
+
+    emit: Emit
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self.emit(Progress("refit", "0", done=event.epoch))

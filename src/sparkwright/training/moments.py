@@ -1,0 +1,85 @@
+"""Mean and deviation of features and targets over all replicas, reduced over their fixed tree."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparkwright.training.rows import Rows
+from sparkwright.training.transports._base import Transport
+
+__all__ = ["Moments", "measure_moments"]
+
+_BLOCK = 1 << 20  # values added up at a time; part of the result, because sums round
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of the training rows.
+
+    Attributes:
+        rows: How many there are.
+        weight: Sum of their weights.
+        mean_F: Of each feature, float64.
+        deviation_F: Of each feature, float64 (of the population: divided by rows).
+        target_mean: Of the targets.
+        target_deviation: Of the targets.
+    """
+
+    rows: int
+    weight: float
+    mean_F: NDArray[np.float64]
+    deviation_F: NDArray[np.float64]
+    target_mean: float
+    target_deviation: float
+
+    @property
+    def scale_F(self) -> NDArray[np.float64]:
+        """What standardises: 1 / deviation; 0 for a constant feature, so that weights never trained never count."""
+        return np.divide(1.0, self.deviation_F, out=np.zeros_like(self.deviation_F), where=self.deviation_F > 1e-12)
+
+
+def measure_moments(
+    rows: Mapping[int, Rows], sides: Sequence[int], weights: Mapping[int, NDArray[np.float32]], transport: Transport
+) -> Moments:
+    """Return the moments of some sides' rows of all replicas; a collective call.
+
+    Two passes, in float64: deviations are taken from the mean, because the difference of sums of squares cancels.
+
+    Args:
+        rows: Of each hosted replica.
+        sides: Sides that count.
+        weights: Of each hosted replica's rows.
+        transport: Where the sums of replicas come together.
+    """
+    orders = {replica: own.order(sides) for replica, own in rows.items()}
+
+    def total(term: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        parts = [torch.from_numpy(_sum(rows[r], orders[r], weights[r], term)) for r in transport.hosted]
+        return transport.tree_sum(parts).numpy()
+
+    count, weight, *sums = total(lambda values: values)
+    mean = np.array(sums) / count
+    _, _, *squares = total(lambda values: np.square(values - mean))
+    deviation = np.sqrt(np.array(squares) / count)
+    return Moments(int(count), float(weight), mean[:-1], deviation[:-1], float(mean[-1]), float(deviation[-1]))
+
+
+def _sum(
+    rows: Rows,
+    order: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    term: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Return rows, weight, and the sums of `term` of features and target, over one replica's rows."""
+    sums = np.zeros(3 + rows.x_NF.shape[1])
+    count = max(1, _BLOCK // len(sums))
+    for start in range(0, len(order), count):
+        block = order[start : start + count]
+        values = np.column_stack([rows.x_NF[block].astype(np.float64), rows.target[block]])
+        sums[0] += len(block)
+        sums[1] += weight[block].sum(dtype=np.float64)
+        sums[2:] += term(np.ascontiguousarray(values)).sum(axis=0)
+    return sums

@@ -1,0 +1,123 @@
+"""What all rows of a training are together: checked once, the same in every process."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import Columns, LabelKind
+from sparkwright.training.rows import Census
+
+__all__ = ["Population", "examine"]
+
+MOST_CLASSES = 100_000
+Invalid = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Population:
+    """All rows of a training.
+
+    Attributes:
+        width: Number of features.
+        classes: Labels, sorted (numbers by size); empty in a regression.
+        census: The counts.
+    """
+
+    width: int
+    classes: tuple[str, ...]
+    census: Census
+
+    @property
+    def validated(self) -> bool:
+        """Whether there are validation rows."""
+        return self.census.rows["validation"] > 0
+
+    def label_counts(self, sides: tuple[str, ...]) -> dict[str, int]:
+        """Return label → rows on some sides."""
+        return {name: self._rows_of(name, sides) for name in self.classes}
+
+    def _rows_of(self, label: str, sides: tuple[str, ...]) -> int:
+        return sum(self.census.labels[side][label] for side in sides if side in self.census.labels)
+
+
+def examine(
+    census: Census,
+    config: TrainingConfig,
+    columns: Columns,
+    kind: LabelKind = "text",
+    classes: tuple[str, ...] | None = None,
+    invalid: Invalid = "error",
+) -> Population:
+    """Return what the rows are together.
+
+    Args:
+        census: Counts over all rows.
+        config: Of the training.
+        columns: Names for messages.
+        kind: What labels were before they became text.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are.
+        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses.
+
+    Raises:
+        ColumnError: Rows that cannot be trained on, features of several widths, labels that are not in `classes`.
+        InputError: No training rows, fewer than replicas, or one class only.
+    """
+    if census.problems and invalid == "error":
+        listed = "; ".join(f"{count:,} where {problem}" for problem, count in census.problems.most_common(10))
+        total = census.rows.total() + census.problems.total()
+        raise ColumnError(
+            f"{census.problems.total():,} of {total:,} rows cannot be trained on: {listed}. Mend or drop them, or "
+            'leave them out with handleInvalid="skip".'
+        )
+    if len(census.widths) > 1:
+        widths = ", ".join(f"{int(width):,} ({count:,} rows)" for width, count in census.widths.most_common(5))
+        raise ColumnError(
+            f"All rows of `{columns.features}` must have the same number of features; they have {widths}. Rows of "
+            "different networks or layers do not mix."
+        )
+    rows = census.rows["train"]
+    if not rows:
+        raise InputError(
+            "There are no training rows"
+            + (f": no row has 'train' in `{columns.split}`." if columns.split else ": the table is empty.")
+        )
+    if rows < config.replicas:
+        raise InputError(
+            f"`replicas` is {config.replicas}, but there are only {rows} training rows; each replica needs one at "
+            f"least. Lower `replicas` to {rows} or less."
+        )
+    labels = _classes(census, config, columns, kind, classes) if config.task == "classification" else ()
+    return Population(int(next(iter(census.widths))), labels, census)
+
+
+def _classes(
+    census: Census, config: TrainingConfig, columns: Columns, kind: LabelKind, given: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    found = {label for side in census.labels.values() for label in side}
+    names = sorted(found) if kind == "text" else sorted(found, key=int)
+    if given is not None:
+        unknown = [name for name in names if name not in given]
+        if unknown:
+            raise ColumnError(
+                f"`{columns.label}` holds labels that are no classes: {', '.join(unknown[:10])}."
+                + did_you_mean(unknown[0], given)
+            )
+        names = list(given)
+    trained = [name for name in names if census.labels["train"][name]]
+    if len(trained) < 2:
+        only = f"only {trained[0]!r}" if trained else "none"
+        raise InputError(f"A classifier needs rows of at least two classes in training; `{columns.label}` has {only}.")
+    if len(names) > MOST_CLASSES:
+        raise InputError(
+            f"`{columns.label}` has {len(names):,} different labels; at most {MOST_CLASSES:,} are taken. For numbers "
+            "use MLPRegressor."
+        )
+    if isinstance(config.class_weights, dict):
+        unknown = [name for name in config.class_weights if name not in names]
+        if unknown:
+            raise InputError(
+                f"`class_weights` names classes that no row has: {', '.join(unknown[:10])}."
+                + did_you_mean(unknown[0], names)
+            )
+    return tuple(names)

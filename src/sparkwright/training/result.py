@@ -1,0 +1,61 @@
+"""What a training gives, with Spark and without."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparkwright.events import EpochEnded
+from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import LabelKind
+from sparkwright.training.head import build_head
+
+__all__ = ["TrainingResult"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained head and how it came about.
+
+    Attributes:
+        head: From features, float32 of shape (rows, features), to logits, or to the target of a regression.
+        classes: Labels in the order of the logits, numbers where the label column holds numbers; empty in a regression.
+        history: One event for each epoch of the selection, in order.
+        best_epoch: The epoch whose weights, or (refit) whose number was taken.
+        rows: Side → rows.
+        skipped: Rows that could not be trained on and were left out.
+        seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
+        config: How it was trained.
+    """
+
+    head: TorchNetwork
+    classes: tuple[str | int | float, ...]
+    history: list[EpochEnded] = field(repr=False)
+    best_epoch: int
+    rows: dict[str, int]
+    skipped: int
+    seconds: dict[str, float]
+    config: TrainingConfig
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Metrics of the validation rows at the best epoch; empty without such rows."""
+        return self.history[self.best_epoch - 1].validation
+
+    @staticmethod
+    def build(
+        config: TrainingConfig,
+        kind: LabelKind,
+        classes: tuple[str, ...],
+        weights: dict[str, NDArray[np.float32]],
+        **rest: Any,
+    ) -> "TrainingResult":
+        """Put the trained weights into a head; `rest` are the other attributes."""
+        width = next(value.shape[-1] for name, value in weights.items() if name.endswith("weight"))
+        head = build_head(config, width, weights["output.weight"].shape[0]).with_weights(weights)
+        if classes:
+            head = head.with_classes(classes)
+        to = {"text": str, "int": int, "float": float}[kind]
+        return TrainingResult(head=head, classes=tuple(to(name) for name in classes), config=config, **rest)

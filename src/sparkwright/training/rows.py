@@ -1,0 +1,176 @@
+"""The rows of the replicas that a process hosts: in memory, or memory-mapped where they are many."""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sparkwright.training.encoding import SIDES
+
+__all__ = ["Census", "Rows", "Store", "local_folder"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of one replica, in the order of their arrival.
+
+    Attributes:
+        x_NF: Features, float32.
+        label: Labels as text; nulls in a regression.
+        target: Targets of a regression, float64.
+        weight: Float32.
+        key: Hash of each row's content.
+        side: Index into `SIDES`.
+    """
+
+    x_NF: NDArray[np.float32]
+    label: pa.Array
+    target: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    key: NDArray[np.int64]
+    side: NDArray[np.int8]
+
+    def order(self, sides: Iterable[int]) -> NDArray[np.int64]:
+        """Return the indices of the rows of some sides, sorted by key: the same whatever order they came in."""
+        wanted = np.flatnonzero(np.isin(self.side, list(sides)))
+        return wanted[np.argsort(self.key[wanted], kind="stable")]
+
+
+@dataclass
+class Census:
+    """Counts over rows, as small as JSON: what all workers must know of one another's rows.
+
+    Attributes:
+        rows: Side → rows that can be trained on.
+        widths: Number of features → rows.
+        labels: Side → label → rows.
+        problems: What is wrong → rows.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    widths: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counter[str]] = field(default_factory=dict)
+    problems: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Census") -> None:
+        """Add another's counts."""
+        self.rows.update(other.rows)
+        self.widths.update(other.widths)
+        self.problems.update(other.problems)
+        for side, counts in other.labels.items():
+            self.labels.setdefault(side, Counter()).update(counts)
+
+    def to_json(self) -> str:
+        """Return the counts as JSON."""
+        return json.dumps({"rows": self.rows, "widths": self.widths, "labels": self.labels, "problems": self.problems})
+
+    @staticmethod
+    def from_json(text: str) -> "Census":
+        """Rebuild from `to_json`."""
+        data = json.loads(text)
+        labels = {side: Counter(counts) for side, counts in data["labels"].items()}
+        return Census(Counter(data["rows"]), Counter(data["widths"]), labels, Counter(data["problems"]))
+
+
+class Store:
+    """Takes encoded rows as they come and gives each hosted replica its own.
+
+    Beyond `limit_bytes` features go to files in `folder`, which have no name and vanish with this process.
+
+    Args:
+        hosted: The replicas of this process.
+        limit_bytes: Features kept in memory, at most; those of one batch more while it is handled.
+        folder: Where files may lie: a local disk.
+    """
+
+    def __init__(self, hosted: range, limit_bytes: int, folder: Path) -> None:
+        self.census = Census()
+        self._limit_bytes = limit_bytes
+        self._in_memory = 0
+        self._folder = folder
+        self._parts = {replica: _Parts() for replica in hosted}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take a batch of the schema `ENCODED`, with rows of hosted replicas only."""
+        good = batch.filter(batch["problem"].is_null())
+        self.census.problems.update(text for text in batch["problem"].drop_null().to_pylist())
+        if not good.num_rows:
+            return
+        widths = np.diff(good["features"].offsets.to_numpy())
+        self.census.widths.update({str(width): int(n) for width, n in zip(*np.unique(widths, return_counts=True))})  # noqa: B905
+        if len(self.census.widths) > 1:  # the training will be refused; the counts are what is still wanted
+            return
+        x = good["features"].flatten().to_numpy().reshape(good.num_rows, -1)
+        replica = good["replica"].to_numpy()
+        for number in np.unique(replica).tolist():
+            mine = np.flatnonzero(replica == number)
+            self._parts[number].add(x[mine], good.take(pa.array(mine)).drop_columns(["features"]))
+        self._in_memory += x.nbytes
+        self._count(good)
+        if self._in_memory > self._limit_bytes:
+            for parts in self._parts.values():
+                parts.spill(self._folder)
+            self._in_memory = 0
+
+    def finish(self) -> dict[int, Rows]:
+        """Return the rows of each hosted replica; the store is empty then."""
+        width = int(next(iter(self.census.widths), 0))
+        return {replica: parts.finish(width) for replica, parts in self._parts.items()}
+
+    def _count(self, good: pa.RecordBatch) -> None:
+        side = good["side"].to_numpy()
+        for number in np.unique(side).tolist():
+            name, mine = SIDES[number], pa.array(side == number)
+            self.census.rows[name] += int(np.count_nonzero(side == number))
+            counts = good["label"].filter(mine).drop_null().value_counts()
+            counter = self.census.labels.setdefault(name, Counter())
+            counter.update({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
+
+
+class _Parts:
+    """What has come for one replica."""
+
+    def __init__(self) -> None:
+        self._x: list[NDArray[np.float32]] = []
+        self._rest: list[pa.RecordBatch] = []
+        self._file: IO[bytes] | None = None
+
+    def add(self, x_NF: NDArray[np.float32], rest: pa.RecordBatch) -> None:
+        self._x.append(x_NF)
+        self._rest.append(rest)
+
+    def spill(self, folder: Path) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as the map
+        for x_NF in self._x:
+            self._file.write(x_NF.tobytes())
+        self._x.clear()
+
+    def finish(self, width: int) -> Rows:
+        if self._file is not None:
+            self.spill(Path())
+            self._file.flush()
+            x_NF: NDArray[np.float32] = np.memmap(self._file, np.float32, "r+").reshape(-1, width)
+        else:
+            x_NF = np.concatenate(self._x) if self._x else np.empty((0, width), np.float32)
+        self._x.clear()
+        if not self._rest:
+            none = np.empty(0, np.float32)
+            return Rows(x_NF, pa.array([], pa.string()), none.astype(float), none, none.astype(int), none.astype("i1"))
+        rest = pa.Table.from_batches(self._rest).combine_chunks()
+        numbers = {name: rest[name].to_numpy().copy() for name in ("target", "weight", "key", "side")}
+        return Rows(x_NF=x_NF, label=rest["label"].combine_chunks(), **numbers)
+
+
+def local_folder() -> Path:
+    """Return the folder for files of this process that Spark clears when the application ends. Runs on executors."""
+    named = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    return Path(named) if named and Path(named).is_dir() else Path(tempfile.gettempdir())

@@ -1,0 +1,1 @@
+"""How replicas combine: a file a strategy, `_base` is the contract."""
