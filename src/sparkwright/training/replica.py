@@ -84,7 +84,8 @@ class Replica:
         if not len(batch):
             return
         if self._draws:
-            torch.manual_seed(derived_seed("dropout", self._seed, self.index, step))
+            # Of the CPU alone: `torch.manual_seed` would look for other devices at each step.
+            torch.default_generator.manual_seed(derived_seed("dropout", self._seed, self.index, step))
         shard = self.shard
         self.flat.gradient_N.zero_()
         output = self.module(shard.x_NF.index_select(0, batch))

@@ -1,0 +1,175 @@
+"""Train on a DataFrame: the driver's part. Rows go to the workers once and stay there; rank 0's weights come back."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from safetensors.numpy import load as load_tensors
+
+from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
+from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import ENCODED_DDL, Columns, Encoding, check_types, label_kind
+from sparkwright.training.population import Invalid
+from sparkwright.training.result import TrainingResult
+from sparkwright.training.transports._base import hosting
+from sparkwright.training.worker import RESULT_DDL, TrainingJob
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["TrainingResult", "train"]
+
+MEMORY_MIB = 1024
+WAIT_LIMIT_S = 300.0
+
+
+def train(
+    df: "DataFrame",
+    config: TrainingConfig | None = None,
+    *,
+    features: str = "features",
+    label: str = "label",
+    weight: str | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    num_workers: int | None = None,
+    invalid: Invalid = "error",
+    memory_mib: int = MEMORY_MIB,
+    wait_limit_s: float = WAIT_LIMIT_S,
+    emit: Emit = ignore,
+) -> TrainingResult:
+    """Train a head on the rows of a table, on a gang of workers.
+
+    Runs on the driver, as two stages: one hashes the rows and moves each to its worker, one (a barrier stage) trains.
+    The driver receives events, and one copy of the weights at the end.
+
+    Args:
+        df: Holds the columns below; read once.
+        config: How; by default a `TrainingConfig()`.
+        features: Column of vectors or arrays of numbers, all of one length.
+        label: Column of labels (text or whole numbers), or of numbers for a regression.
+        weight: Column of rows' weights; None weighs all alike.
+        split: Column of ``train``, ``validation`` and ``test``; test rows are left alone. None trains on all rows.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
+        num_workers: Tasks that train, at most one a replica; the result does not depend on it. None takes as many as
+            there are replicas and slots.
+        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
+        memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
+        wait_limit_s: How long a worker waits for another at a sync.
+        emit: What takes the events: progress of stage ``"rows"``, an `EpochEnded` for each epoch of the selection,
+            progress of stage ``"refit"``.
+
+    Raises:
+        ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
+        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite.
+        EnvironmentNotReadyError: Fewer slots than workers, or dynamic allocation, which a gang cannot use.
+        WorkerError: A worker failed; with its rank, host and traceback.
+    """
+    config = config or TrainingConfig()
+    spark, columns = df.sparkSession, Columns(features, label, weight, split)
+    workers = _workers(spark, config, num_workers)
+    rows = _selected(df, columns)
+    kind = label_kind(_check(rows, columns, config.task).field(label).type)
+    ship_library(spark)
+    started = time.perf_counter()
+    emit(StageStarted("rows"))
+    with Channel(emit, driver_hosts(spark)) as channel:
+        job = TrainingJob(
+            config=config,
+            columns=columns,
+            kind=kind,
+            workers=workers,
+            classes=None if classes is None else tuple(map(str, classes)),
+            invalid=invalid,
+            memory_bytes=memory_mib << 20,
+            channel=channel.address,
+            wait_limit_s=wait_limit_s,
+        )
+        with worker_errors():
+            pieces = _placed(rows, columns, config, workers).mapInArrow(job, RESULT_DDL, barrier=True).collect()
+    total = time.perf_counter() - started
+    summary, weights = _read(pieces)
+    seconds = {"rows": total - sum(summary["seconds"].values()), **summary["seconds"]}
+    if summary["skipped"]:
+        emit(Warned(f"{summary['skipped']:,} rows could not be trained on and were left out."))
+    return TrainingResult.build(
+        config,
+        kind,
+        tuple(summary["classes"]),
+        weights,
+        history=[Event.from_dict(event) for event in summary["history"]],
+        best_epoch=summary["best_epoch"],
+        rows=summary["rows"],
+        skipped=summary["skipped"],
+        seconds=seconds,
+    )
+
+
+def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None) -> int:
+    """Return how many workers train; a barrier stage that does not fit would wait for slots in silence."""
+    if str(spark.conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true":
+        raise EnvironmentNotReadyError(
+            "Workers that train together need all their slots at once, which dynamic allocation does not promise. "
+            "Start the session with spark.dynamicAllocation.enabled=false."
+        )
+    there = slots(spark)
+    if wanted is None:
+        return min(config.replicas, there)
+    if not 1 <= wanted <= config.replicas:
+        raise InputError(
+            f"`numWorkers` must be between 1 and `replicas` ({config.replicas}), because a worker hosts whole replicas; it "
+            f"is {wanted}."
+        )
+    if wanted > there:
+        raise EnvironmentNotReadyError(
+            f"`numWorkers` is {wanted}, but the cluster has {there} slots. Take {there} or fewer (the result is the "
+            "same), or give the session more cores."
+        )
+    return wanted
+
+
+def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
+    """Return the needed columns of the rows that are not on the test side; vectors as arrays."""
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    if columns.split in df.columns:
+        df = df.where(F.col(columns.split).eqNullSafe("test") == F.lit(False))
+    there = {field.name: field.dataType for field in df.schema.fields if field.name in columns.names}
+    return df.select(
+        *(
+            vector_to_array(F.col(f"`{name}`"), "float32").alias(name)
+            if isinstance(type_, VectorUDT)
+            else F.col(f"`{name}`")
+            for name, type_ in there.items()
+        )
+    )
+
+
+def _check(rows: "DataFrame", columns: Columns, task: str) -> Any:
+    """Check the columns' types; return their Arrow schema."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    schema = to_arrow_schema(rows.schema)
+    check_types(columns, schema, task)
+    return schema
+
+
+def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, workers: int) -> "DataFrame":
+    """Return the encoded rows, those of worker i in partition i."""
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    of_replica = tuple(rank for rank, hosted in enumerate(hosting(config.replicas, workers)) for _ in hosted)
+    encoding = Encoding(columns, config.task, config.seed, of_replica)
+    return rows.mapInArrow(encoding, ENCODED_DDL).repartitionById(workers, F.col("worker"))
+
+
+def _read(pieces: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the summary and the weights from the rows that rank 0 gave."""
+    parts = sorted((row["part"], row["number"], row["content"]) for row in pieces)
+    summary = json.loads(b"".join(content for part, _, content in parts if part == "summary"))
+    return summary, load_tensors(b"".join(content for part, _, content in parts if part == "weights"))

@@ -1,0 +1,131 @@
+"""A worker of a gang: what each task of the training's barrier stage runs."""
+
+import json
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from safetensors.numpy import save as save_tensors
+
+from sparkwright.errors import SparkwrightError, WorkerError
+from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, ignore
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import ENCODED, Columns, LabelKind
+from sparkwright.training.head import Outcome, train_head
+from sparkwright.training.population import Invalid, Population, examine
+from sparkwright.training.rows import Census, Store, local_folder
+from sparkwright.training.transports._base import hosting
+from sparkwright.training.transports.gang import Gang
+
+__all__ = ["RESULT_DDL", "TrainingJob"]
+
+RESULT_DDL = "part string, number int, content binary"
+"""What the stage gives: rank 0's outcome, its weights in pieces that a row can hold."""
+
+_RESULT = pa.schema([("part", pa.string()), ("number", pa.int32()), ("content", pa.binary())])
+_PIECE = 16 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """The function of the stage; small and picklable.
+
+    Args:
+        config: How to train.
+        columns: Names for messages.
+        kind: What labels were before they became text.
+        workers: How many tasks the stage has.
+        classes: Labels that are allowed.
+        invalid: Whether rows that cannot be trained on are left out.
+        memory_bytes: Features that a worker keeps in memory; more are memory-mapped.
+        channel: Where events go.
+        wait_limit_s: How long a worker waits for another.
+    """
+
+    config: TrainingConfig
+    columns: Columns
+    kind: LabelKind
+    workers: int
+    classes: tuple[str, ...] | None
+    invalid: Invalid
+    memory_bytes: int
+    channel: Address | None
+    wait_limit_s: float
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Take this worker's rows, train, and give the outcome if this is rank 0. Runs on executors."""
+        from pyspark import BarrierTaskContext
+
+        context = BarrierTaskContext.get()
+        rank = context.partitionId()
+        hosts, started = hosting(self.config.replicas, self.workers), time.monotonic()
+        try:
+            with Sender(self.channel) as sender:
+                store = self._stored(batches, hosts[rank], rank, sender.emit)
+                with Gang(context, hosts, self.wait_limit_s) as gang:
+                    population = self._population(gang, store)
+                    if rank == 0:
+                        ready = population.census
+                        sender.emit(
+                            StageEnded("rows", time.monotonic() - started, ready.rows.total(), ready.problems.total())
+                        )
+                    outcome = train_head(
+                        self.config, population, store.finish(), gang, sender.emit if rank == 0 else ignore
+                    )
+                    gang.gather("")  # nobody leaves while another still needs its connection
+        except SparkwrightError:
+            raise
+        except Exception as error:
+            raise WorkerError(_report(error, rank, hosts)) from error
+        if rank == 0:
+            yield from _pieces(outcome, population)
+
+    def _stored(self, batches: Iterator[pa.RecordBatch], hosted: range, rank: int, emit: Emit) -> Store:
+        """Keep the rows that come."""
+        store = Store(hosted, self.memory_bytes, local_folder())
+        done, told = 0, time.monotonic()
+        for batch in batches:
+            store.add(batch.cast(ENCODED))
+            done += batch.num_rows
+            if time.monotonic() - told > 1:
+                emit(Progress("rows", str(rank), done, store.census.problems.total()))
+                told = time.monotonic()
+        emit(Progress("rows", str(rank), done, store.census.problems.total()))
+        return store
+
+    def _population(self, gang: Gang, store: Store) -> Population:
+        """Return what all workers' rows are together."""
+        census = Census()
+        for own in gang.gather(store.census.to_json()):
+            census.add(Census.from_json(own))
+        return examine(census, self.config, self.columns, self.kind, self.classes, self.invalid)
+
+
+def _report(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
+    """Say who failed and why; the traceback's first line is another than Python's, which marks where errors begin."""
+    hosted = ", ".join(map(str, hosts[rank]))
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    own = "\n".join(f"  {line}" for line in frames.splitlines())
+    return (
+        f"Rank {rank} of {len(hosts)} (host {socket.gethostname()}, replicas {hosted}) failed: "
+        f"{type(error).__name__}: {error}\n  The worker's own traceback:\n{own}"
+    )
+
+
+def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch]:
+    summary = {
+        "best_epoch": outcome.best_epoch,
+        "history": [event.to_dict() for event in outcome.history],
+        "seconds": outcome.seconds,
+        "classes": population.classes,
+        "rows": population.census.rows,
+        "skipped": population.census.problems.total(),
+    }
+    weights = save_tensors(outcome.weights)
+    parts = [("summary", 0, json.dumps(summary).encode())]
+    parts += [("weights", at, weights[at * _PIECE : (at + 1) * _PIECE]) for at in range(-(-len(weights) // _PIECE))]
+    for part in parts:
+        yield pa.RecordBatch.from_arrays([pa.array([value]) for value in part], schema=_RESULT)
