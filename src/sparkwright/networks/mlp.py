@@ -39,7 +39,7 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
 
-    def forward(self, x_BF: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, x_BF: Tensor) -> Tensor:
         return (x_BF - self.mean) * self.scale
 
 

@@ -242,6 +242,10 @@ class TorchNetwork(Network):
         )
         return network._with_frozen(self.frozen | {f"{child}.{name}" for name in head.frozen})
 
+    def without_heads(self) -> "TorchNetwork":
+        """Return the network up to where its first head sits; itself if there is none."""
+        return self if len(self.parts) == 1 else self.cut(self.parts[0].layer or _body_end(self))
+
     def freeze(self, until: str | None = None) -> "TorchNetwork":
         path = self.layer if until is None else find_layer(until, self._paths, self.aliases, self.name)
         paths = list(self._paths)
@@ -299,6 +303,15 @@ class TorchNetwork(Network):
 
     def weights(self) -> dict[str, NDArray[Any]]:
         return {name: value.detach().numpy() for name, value in self.module.state_dict().items()}
+
+    def part_weights(self, part: Part) -> dict[str, NDArray[Any]]:
+        """Return the weights of one of `parts`, under the names that they have in that part alone."""
+        others = tuple(f"{other.child}." for other in self.parts if other.child)
+        return {
+            name.removeprefix(f"{part.child}."): value
+            for name, value in self.weights().items()
+            if (name.startswith(f"{part.child}.") if part.child else not name.startswith(others or (" ",)))
+        }
 
     def with_weights(self, weights: Mapping[str, NDArray[Any] | Tensor]) -> "TorchNetwork":
         """Return the network with other weights: all of them, by name; copied.
@@ -380,6 +393,12 @@ def _deepest(module: nn.Module, path: str) -> str:
         name = _last(inner)
         path, inner = f"{path}.{name}", inner.get_submodule(name)
     return path
+
+
+def _body_end(network: TorchNetwork) -> str:
+    """Return the last layer before the first head."""
+    names = [name for name, _ in network.module.named_children()]
+    return names[names.index(network.parts[1].child) - 1]
 
 
 def _truncated(module: nn.Sequential, path: list[str]) -> Layers:
