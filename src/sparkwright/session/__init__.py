@@ -1,12 +1,13 @@
 """A Spark session and what the library needs of it: start, size, shipping, failures, checks."""
 
-from sparkwright.session._failures import explain, worker_errors
+from sparkwright.session._failures import causes, explain, worker_errors
 from sparkwright.session._java import find_java
 from sparkwright.session._shipping import ship_file, ship_library, shipped_path
 from sparkwright.session._size import driver_hosts, slots, threads_per_task
 from sparkwright.session._start import start
 
 __all__ = [
+    "causes",
     "driver_hosts",
     "explain",
     "find_java",

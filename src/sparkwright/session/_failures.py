@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from sparkwright import errors
-from sparkwright.errors import EnvironmentNotReadyError, NotFoundError, SparkwrightError, WorkerError
+from sparkwright.errors import EnvironmentNotReadyError, InputError, NotFoundError, SparkwrightError, WorkerError
 
 _TRACEBACK = "Traceback (most recent call last):"
 _END = re.compile(r"\n\s*SQLSTATE: \w+|\n+\tat |\n+Driver stacktrace:|\n+JVM stacktrace:")
@@ -85,7 +85,10 @@ def _own_class(name: str) -> type[SparkwrightError] | None:
 def _from_spark(text: str) -> SparkwrightError | None:
     if "[PATH_NOT_FOUND]" in text:
         path = re.search(r"Path does not exist: (.*?)\.?(?:\s+SQLSTATE|\n|$)", text)
-        return NotFoundError(f"No such path: {path[1] if path else text}")
+        return NotFoundError(f"No such path: {path[1] if path else text}.")
+    unreachable = _unreachable(text)
+    if unreachable is not None:
+        return unreachable
     if "Cannot run program" in text:
         program = re.search(r'Cannot run program "([^"]*)"', text)
         return EnvironmentNotReadyError(
@@ -104,7 +107,31 @@ def _from_spark(text: str) -> SparkwrightError | None:
     return None
 
 
+def _unreachable(text: str) -> SparkwrightError | None:
+    """Return the error for a path on a file system that Spark does not know, cannot reach, or may not read."""
+    scheme = re.search(r"No FileSystem for scheme \"?([\w+.-]+)|Class ([\w.]+FileSystem\w*) not found", text)
+    if scheme:
+        return EnvironmentNotReadyError(
+            f"Spark has no file system for {scheme[1] or scheme[2]}. Correct the path, or add the file system's "
+            "package, for instance --conf spark.jars.packages=org.apache.hadoop:hadoop-aws:3.5.0 for s3a:// "
+            "(hadoop-azure for abfs://)."
+        )
+    host = re.search(r"UnknownHostException: ([^\s:]+)", text)
+    if host:
+        return InputError(f"The host {host[1]} of the path is unknown here; correct the path, or the name service.")
+    if "java.net.ConnectException" in text:
+        return EnvironmentNotReadyError(f"The file system of the path does not answer: {_causes(text)}")
+    if "AccessControlException" in text or "AccessDeniedException" in text:
+        return InputError(f"Spark may not read or write there: {_causes(text)}")
+    return None
+
+
+def causes(error: BaseException) -> str:
+    """Return what a Spark exception says, without Java's frames."""
+    return _causes(str(error))
+
+
 def _causes(text: str) -> str:
-    """Return the exceptions of a Java stack trace without its frames."""
+    text = re.sub(r"^An error occurred while calling [\w.]+\.\s*:?\s*", "", text)
     lines = [line.strip() for line in text.split("\n") if not re.match(r"\s+at |\s*\.\.\. \d+ more", line)]
     return "\n".join(dict.fromkeys(line for line in lines if line))[:2000]

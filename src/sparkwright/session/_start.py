@@ -82,6 +82,7 @@ def _connect(remote: str, conf: Mapping[str, str], app_name: str) -> "SparkSessi
         session.version  # noqa: B018  the first call that needs the server
     except PySparkException as error:
         raise EnvironmentNotReadyError(f"No Spark Connect server answers at {remote}: {error}") from error
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # as pyspark's own builder does: its functions ask for it
     return session  # type: ignore[return-value]  # a Connect session has the same methods, not the same class
 
 
@@ -97,6 +98,8 @@ def _defaults(local: bool, quiet: bool) -> dict[str, str]:
             "spark.driver.memory": f"{_heap_mib()}m",
             # Every map task writes to each of them; 200 (Spark's default) suits clusters.
             "spark.sql.shuffle.partitions": str(max(8, 2 * (os.cpu_count() or 1))),
+            # A task for each folder (up to 10,000, Spark's default) makes listing class folders slow on one machine.
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(os.cpu_count() or 1),
         }
     return settings
 
