@@ -18,9 +18,9 @@ ROOT = Path(sparkwright.__file__).parent
 LEVELS = [
     {"errors"},
     {"events", "session", "storage"},
-    {"data", "networks", "runs"},
+    {"data", "networks"},
     {"models"},
-    {"scoring", "evaluation", "monitoring"},
+    {"scoring", "evaluation", "monitoring", "runs"},
     {"training"},
     {"transfer", "tuning"},
     {"cli"},
