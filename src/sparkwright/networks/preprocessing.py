@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparkwright.errors import InputError, did_you_mean
 
@@ -173,6 +173,8 @@ class Preprocessing:
             raise ImageError("too large", "The image does not fit into memory.") from error
         except FileNotFoundError as error:
             raise ImageError("unreadable", f"There is no file {error.filename}.") from error
+        except UnidentifiedImageError as error:  # its own message holds an address: no two would be equal
+            raise ImageError("unreadable", "The image cannot be decoded: it is of no known format.") from error
         except Exception as error:  # Pillow's plugins raise almost anything on damaged files
             raise ImageError("unreadable", f"The image cannot be decoded: {error or type(error).__name__}") from error
 
