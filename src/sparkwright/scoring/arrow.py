@@ -226,11 +226,12 @@ def _to_batch(plan: ScoringPlan, scored: Scored[_Photos] | Scored[_Numbers]) -> 
     outputs = scored.outputs if scored.outputs is not None else np.zeros((rows, *plan.output_shape), np.float32)
     kept = scored.block.kept
     columns = dict(zip(kept.schema.names, kept.columns, strict=True))
-    if plan.digest_column:
-        columns[plan.digest_column] = pa.array(scored.block.digests, pa.string())
     added = [array for output in plan.outputs for array in output.arrays(outputs, failed)]
     names = [field.name for output in plan.outputs for field in output.fields()]
+    # Spark takes columns by their position: this is the order of `frames.score_frame`'s schema.
     columns |= dict(zip(names, added, strict=True))
+    if plan.digest_column:
+        columns[plan.digest_column] = pa.array(scored.block.digests, pa.string())
     columns[plan.error_column] = error_array([scored.errors.get(row) for row in range(rows)])
     return pa.RecordBatch.from_pydict(columns)
 

@@ -88,7 +88,8 @@ class Classification:
         probabilities = softmax(outputs)
         best = top(probabilities, self.k)  # (rows, k)
         confidence = np.take_along_axis(probabilities, best, axis=1)
-        labels = pa.array(self.classes, self._arrow_label())
+        type_ = self._arrow_label()
+        labels = pa.array(map(str, self.classes) if type_ == pa.string() else self.classes, type_)
         missing = pa.array(failed)
         arrays = [
             labels.take(pa.array(best[:, 0], mask=failed)),

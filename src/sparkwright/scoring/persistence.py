@@ -61,13 +61,12 @@ def network_to_files(network: "Network") -> dict[str, bytes]:
     """Return a network as files."""
     from safetensors.numpy import save
 
-    spec, weights = network.to_spec(), network.weights()
-    files = {_SPEC: json.dumps(spec).encode()}
-    if weights:
-        files[_WEIGHTS] = save(weights)
-    else:  # an ONNX graph holds its own
-        files[_ONNX] = network.to_onnx()
-    return files
+    from sparkwright.networks.onnx_network import OnnxNetwork
+
+    files = {_SPEC: json.dumps(network.to_spec()).encode()}
+    if isinstance(network, OnnxNetwork):  # as it came: an export of it would have another fingerprint
+        return files | {_ONNX: network.graph}
+    return files | {_WEIGHTS: save(network.weights())}
 
 
 def network_from_files(files: Mapping[str, bytes]) -> "Network":

@@ -1,16 +1,19 @@
 """A network small enough to check by hand: the mean of each channel, times two."""
 
 import io
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.scoring.graph import Graph
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 SIZE = (8, 8)
 PREPROCESSING = Preprocessing(SIZE, resize="exact", scale=1.0)
@@ -60,13 +63,12 @@ def answer(red: int, green: int = 0, blue: int = 0) -> np.ndarray:
     return 2 * np.array([red, green, blue], np.float32)
 
 
-@pytest.fixture
-def means() -> Graph:
-    return Graph("means", channel_means(), PREPROCESSING, (3, *SIZE), (3,))
+def means_network() -> OnnxNetwork:
+    """The network of `channel_means`."""
+    return OnnxNetwork.from_bytes("means", channel_means(), PREPROCESSING)
 
 
-@pytest.fixture
-def means_file(tmp_path: Path) -> Path:
-    path = tmp_path / "means.onnx"
-    path.write_bytes(channel_means())
-    return path
+def photo_rows(spark: "SparkSession", contents: Sequence[bytes | None], partitions: int = 2) -> "DataFrame":
+    """A DataFrame of numbered photos: path, content, label."""
+    rows = [(f"photo{number:05d}", content, f"class{number % 3}") for number, content in enumerate(contents)]
+    return spark.createDataFrame(rows, "path string, content binary, label string").repartition(partitions)
