@@ -1,0 +1,56 @@
+"""The report as one page."""
+
+from importlib import resources
+
+from sparkwright.evaluation.report.confusion import confusion_section
+from sparkwright.evaluation.report.markup import text
+from sparkwright.evaluation.report.quality import (
+    calibration_section,
+    classes_section,
+    headline_section,
+    wrong_section,
+)
+from sparkwright.evaluation.report.record import RunRecord
+from sparkwright.evaluation.report.run import data_section, learning_section, run_section
+from sparkwright.events import RunEnded
+
+__all__ = ["write_report"]
+
+_SIDES = ("test", "validation", "train")  # the first that was evaluated is the headline
+
+
+def write_report(record: RunRecord) -> str:
+    """Return the report as one HTML page that loads nothing.
+
+    Runs on the driver, from what the run's folder holds; no Spark. Sections without content are left out, so that a
+    run that failed half way has a report too. The page follows the reader's light or dark setting, and prints.
+    """
+    sides = {name: record.metrics[name] for name in _SIDES if record.metrics.get(name)}
+    classified = [side for side in sides.values() if side["task"] == "classification" and side["evaluated"]]
+    shown = classified[0] if classified else None
+    sections = [
+        headline_section(sides),
+        learning_section(record.events),
+        confusion_section(shown) if shown else "",
+        classes_section(shown) if shown else "",
+        calibration_section(shown) if shown else "",
+        wrong_section(record.thumbnails),
+        data_section(record.metrics.get("data") or {}, sides),
+        run_section(record),
+    ]
+    failed = [s.event.message for s in record.events if isinstance(s.event, RunEnded) and not s.event.ok]
+    banner = f'<p class="banner" role="alert">The run failed: {text(failed[-1])}</p>' if failed else ""
+    created = f"<p>{text(record.created)}</p>" if record.created else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{text(record.title)}</title><style>{_file('style.css')}</style></head><body>"
+        f"<header><h1>{text(record.title)}</h1>{created}</header><main>{banner}{''.join(sections)}</main>"
+        f"<footer>Made by sparkwright {text(record.versions.get('sparkwright', ''))}</footer>"
+        f"<script>{_file('sort.js')}</script></body></html>\n"
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
