@@ -69,6 +69,8 @@ def train(
         WorkerError: A worker failed; with its rank, host and traceback.
     """
     config = config or TrainingConfig()
+    if invalid not in ("error", "skip"):
+        raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
     spark, columns = df.sparkSession, Columns(features, label, weight, split)
     workers = _workers(spark, config, num_workers)
     rows = _selected(df, columns)
@@ -120,8 +122,8 @@ def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None) 
         return min(config.replicas, there)
     if not 1 <= wanted <= config.replicas:
         raise InputError(
-            f"`numWorkers` must be between 1 and `replicas` ({config.replicas}), because a worker hosts whole replicas; it "
-            f"is {wanted}."
+            f"`numWorkers` must be between 1 and `replicas` ({config.replicas}), because a worker hosts whole "
+            f"replicas; it is {wanted}."
         )
     if wanted > there:
         raise EnvironmentNotReadyError(
@@ -138,7 +140,7 @@ def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     if columns.split in df.columns:
-        df = df.where(F.col(columns.split).eqNullSafe("test") == F.lit(False))
+        df = df.where(F.col(f"`{columns.split}`").eqNullSafe("test") == F.lit(False))
     there = {field.name: field.dataType for field in df.schema.fields if field.name in columns.names}
     return df.select(
         *(
