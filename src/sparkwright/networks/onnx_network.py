@@ -8,7 +8,7 @@ torch.
 import hashlib
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class OnnxNetwork(Network):
         )
         if fixed:
             network._check_batches(fixed)
-        network = replace(network, feature_layer=_feature_layer(network._analysis, output.name))
+        network = replace(network, feature_layer=_feature_layer(network.analysis, output.name))
         return network.with_preprocessing(preprocessing).with_classes(classes)
 
     @classmethod
@@ -110,7 +110,8 @@ class OnnxNetwork(Network):
             raise ModelError(f"The description of a network is damaged: {error!r}.") from error
 
     @cached_property
-    def _analysis(self) -> "_Graph":
+    def analysis(self) -> "_Graph":
+        """The parsed graph."""
         return _Graph(onnx.load_model_from_string(self.graph))
 
     @cached_property
@@ -119,7 +120,7 @@ class OnnxNetwork(Network):
 
     @property
     def input_shape(self) -> Shape:
-        dims = self._analysis.graph.input[0].type.tensor_type.shape.dim[1:]
+        dims = self.analysis.graph.input[0].type.tensor_type.shape.dim[1:]
         return tuple(dim.dim_value for dim in dims)
 
     @cached_property
@@ -128,14 +129,14 @@ class OnnxNetwork(Network):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(self._analysis.names)
+        return tuple(self.analysis.names)
 
     def cut(self, layer: str) -> "OnnxNetwork":
-        names = {self.layer: self.layer, **self._analysis.names}
+        names = {self.layer: self.layer, **self.analysis.names}
         tensor = names[find_layer(layer, names, {}, self.name)]
         if tensor == self.layer:
             return self
-        return replace(self, graph=_cut(self._analysis, tensor), layer=tensor, classes=None, feature_layer=None)
+        return replace(self, graph=_cut(self.analysis, tensor), layer=tensor, classes=None, feature_layer=None)
 
     def with_head(self, head: Network) -> "OnnxNetwork":
         from sparkwright.networks.torch_network import TorchNetwork
@@ -176,8 +177,8 @@ class OnnxNetwork(Network):
     def freeze(self, until: str | None = None) -> "OnnxNetwork":
         raise InputError(
             f"The network `{self.name}` is an ONNX graph, which runs as it is: its layers cannot be trained, so "
-            f"nothing can be frozen{f' until `{until}`' if until else ''}. Cut it and train a head, or load the network from "
-            "weights by its catalogue name."
+            f"nothing can be frozen{f' until `{until}`' if until else ''}. Cut it and train a head, or load the "
+            "network from weights by its catalogue name."
         )
 
     def unfreeze(self, from_: str | None = None) -> "OnnxNetwork":
@@ -270,6 +271,19 @@ class _Graph:
                 nodes.append(node)
                 reached.update(node.output)
         return nodes
+
+    def shapes(self, tensors: Sequence[str]) -> list[Shape]:
+        """Shapes of tensors for a batch of one, found by running the graph: inference of shapes often gives up."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        model.graph.ClearField("output")
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+        dims = self.graph.input[0].type.tensor_type.shape.dim[1:]
+        zeros = np.zeros((1, *(dim.dim_value for dim in dims)), np.float32)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(_serialised(model), options, providers=["CPUExecutionProvider"])
+        return [tuple(value.shape) for value in session.run(list(tensors), {INPUT: zeros})]
 
     def _layer_names(self) -> dict[str, str]:
         """Name of a layer → tensor: scopes first, then nodes, then tensors; on the way of the data."""

@@ -1,7 +1,7 @@
 """SqueezeNet (Iandola et al. 2016, https://arxiv.org/abs/1602.07360): version 1.0, and the lighter 1.1 of its authors.
 
-Its classifier is a convolution; the features under it are maps (512 x 13 x 13), which `pool` averages over the image
-only behind the classifier. A head sits best on ``fire9``.
+Its classifier is a convolution, averaged over the image afterwards; under it are 512 maps of 13 x 13: 86,528 values.
+The layer for features is therefore the output itself, 1,000 values.
 """
 
 from collections import OrderedDict
@@ -59,4 +59,4 @@ def build(version: Literal["1.0", "1.1"] = "1.0", outputs: int = 1000) -> Archit
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     nn.init.normal_(final.weight, std=0.01)
     layers = OrderedDict(features=nn.Sequential(*features), classifier=classifier, flatten=nn.Flatten(1))
-    return Architecture(Layers(layers), (3, 224, 224), aliases, feature_layer="features")
+    return Architecture(Layers(layers), (3, 224, 224), aliases, feature_layer="flatten")

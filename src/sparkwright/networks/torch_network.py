@@ -154,13 +154,18 @@ class TorchNetwork(Network):
         return network if part.layer is None else network.cut(part.layer)
 
     @classmethod
+    def _assembled(cls, name: str, parts: Sequence[Part]) -> "TorchNetwork":
+        """Build the parts and join them, without weights, on the meta device."""
+        network = cls._skeleton(name, parts[0], None)
+        for part in parts[1:]:
+            network = network._joined(cls._skeleton(name, part, None), part.child)
+        return network
+
+    @classmethod
     def from_spec(cls, spec: Mapping[str, Any], weights: Mapping[str, Any]) -> "TorchNetwork":
         """Rebuild from `to_spec` and `weights`; see `sparkwright.networks.network.from_spec`."""
         try:
-            parts = [Part(**part) for part in spec["parts"]]
-            network = cls._skeleton(spec["name"], parts[0], None)
-            for part in parts[1:]:
-                network = network._joined(cls._skeleton(spec["name"], part, None), part.child)
+            network = cls._assembled(spec["name"], [Part(**part) for part in spec["parts"]])
             preprocessing = spec["preprocessing"]
             network = replace(
                 network.with_weights(weights),
@@ -332,6 +337,10 @@ class TorchNetwork(Network):
         module = copy.deepcopy(self.module)
         module.load_state_dict(state, assign=True)
         return replace(self, module=module.eval())
+
+    def skeleton(self) -> Layers:
+        """Return the layers without weights, on the meta device: it costs nothing and computes shapes."""
+        return self._assembled(self.name, self.parts).module
 
     def to_module(self) -> Layers:
         """Return a copy of the layers, to train or to take apart; frozen layers stay frozen in it."""
