@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(model, tmp_path):
 def test_a_newer_format_says_which_version_reads_it(model, tmp_path):
     model.save(str(tmp_path / "model"))
     _altered(tmp_path / "model", "model.json", lambda data: data.replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(ModelError, match="is of format 2; sparkwright .* reads up to 1"):
+    with pytest.raises(ModelError, match=r"is of format 2; sparkwright .* reads up to 1"):
         Model.load(str(tmp_path / "model"))
 
 

@@ -68,3 +68,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
         storage.write_bytes(str(target), b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_move_replaces_what_is_there(tmp_path):
+    storage.write_bytes(str(tmp_path / "new" / "a"), b"1")
+    storage.write_bytes(str(tmp_path / "old" / "b"), b"2")
+    storage.move(str(tmp_path / "new"), str(tmp_path / "old"))
+    assert storage.list_files(str(tmp_path)) == ["old"]
+    assert storage.list_files(str(tmp_path / "old")) == ["a"]

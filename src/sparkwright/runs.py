@@ -15,17 +15,15 @@ a temporary file and copied at the end of every stage.
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import sparkwright
 from sparkwright import storage
 from sparkwright.errors import ExistsError, InputError, NotFoundError
 from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink, StageEnded, Stamped, read_events
+from sparkwright.models import library_versions
 
 __all__ = ["Run", "read_run"]
 
@@ -62,7 +60,7 @@ class Run:
         self.uri = storage.to_uri(uri)
         self.seconds: dict[str, float] = {}
         self.metrics: dict[str, Any] = {}
-        document = {"command": command, "sparkwright": sparkwright.__version__, "config": dict(config)}
+        document = {"command": command, "config": dict(config), "versions": library_versions()}
         document = json.loads(json.dumps(document))  # tuples become lists, so that it compares with what is on disk
         self._prepare(document, overwrite=overwrite, resume=resume)
         storage.write_bytes(self.path(CONFIG), json.dumps(document, indent=2, ensure_ascii=False).encode())
@@ -80,24 +78,16 @@ class Run:
         """Record an event and show it to all sinks."""
         self._bus.emit(event)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Measure a stage's wall-clock seconds into `seconds`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.monotonic() - start, 3)
-
     def write(self, name: str, content: str | bytes | Mapping[str, Any]) -> None:
         """Write a small file of the run; a mapping is written as JSON."""
         if isinstance(content, Mapping):
             content = json.dumps(content, indent=2, ensure_ascii=False)
         storage.write_bytes(self.path(name), content.encode() if isinstance(content, str) else content)
 
-    def events(self) -> list[Stamped]:
-        """Return all events so far."""
-        return read_events(self._event_path.read_text(encoding="utf-8").splitlines())
+    def flush(self) -> None:
+        """Put the events so far where the run lies."""
+        if self._staging is not None:
+            storage.upload(self._event_path, self.path(EVENTS))
 
     def _prepare(self, document: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
         there = storage.list_files(self.uri)
@@ -123,8 +113,8 @@ class Run:
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:
-        if self._staging is not None and isinstance(stamped.event, StageEnded | RunEnded):
-            storage.upload(self._event_path, self.path(EVENTS))
+        if isinstance(stamped.event, StageEnded | RunEnded):
+            self.flush()
 
     def __enter__(self) -> Self:
         return self

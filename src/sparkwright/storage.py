@@ -14,7 +14,18 @@ from typing import Any
 
 from sparkwright.errors import EnvironmentNotReadyError, InputError
 
-__all__ = ["exists", "is_local", "join", "list_files", "read_bytes", "remove", "to_uri", "upload", "write_bytes"]
+__all__ = [
+    "exists",
+    "is_local",
+    "join",
+    "list_files",
+    "move",
+    "read_bytes",
+    "remove",
+    "to_uri",
+    "upload",
+    "write_bytes",
+]
 
 # Scheme → the extra of this package that brings its file system.
 _EXTRAS = {
@@ -122,6 +133,15 @@ def write_bytes(uri: str, data: bytes) -> None:
         system.mv(temporary, path)
     else:
         system.pipe_file(path, data)
+
+
+def move(source: str, target: str) -> None:
+    """Rename a file or folder within one file system; what is at `target` is replaced."""
+    remove(target)
+    system, path = _open(source)
+    _, new = _open(target)
+    system.makedirs(posixpath.dirname(new), exist_ok=True)
+    system.mv(path, new, recursive=True)
 
 
 def upload(source: Path, uri: str) -> None:

@@ -1,0 +1,65 @@
+"""Photos of 100 kinds of things: transfer learning with a given split, three seeds, an asserted accuracy.
+
+    python examples/caltech.py PHOTOS NETWORK RUN
+
+PHOTOS holds a folder a class (Caltech-101, or a part of it); NETWORK is a name from `sparkwright networks`, or a file or
+folder with a network; RUN is where the runs go. Of each class, the photos sorted by name: the first 20 train, of which
+the seed picks 4 to validate, the rest tests. Mean accuracy on the test photos over three seeds must be at least 0.895.
+"""
+
+import csv
+import random
+import statistics
+import sys
+from pathlib import Path
+
+from sparkwright import session
+from sparkwright.transfer import transfer
+
+EXPECTED = 0.895  # of the 100 classes' subset with 31 photos each, and MobileNet v1 0.75
+TRAIN, VALIDATE = 20, 4  # photos a class; those that validate are among those that train
+
+
+def write_split(photos: Path, table: Path, seed: int) -> None:
+    """Write the table (path, split) of the protocol above."""
+    pick = random.Random(seed)
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "split"])
+        for folder in sorted(path for path in photos.iterdir() if path.is_dir()):
+            names = sorted(path.name for path in folder.iterdir())
+            validation = set(pick.sample(names[:TRAIN], VALIDATE))
+            for index, name in enumerate(names):
+                side = "test" if index >= TRAIN else "validation" if name in validation else "train"
+                rows.writerow([f"{folder.name}/{name}", side])
+
+
+def main(photos: str, network: str, out: str) -> None:
+    """Run the protocol with three seeds and assert the mean accuracy."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    spark = session.start()
+    accuracies = []
+    for seed in range(3):
+        table = Path(out) / f"split-{seed}.csv"
+        write_split(Path(photos), table, seed)
+        result = transfer(
+            spark,
+            photos,
+            network,
+            f"{out}/seed-{seed}",
+            split=str(table),
+            seed=seed,
+            reuse=[f"{out}/seed-{done}/features" for done in range(seed)],
+            overwrite=True,
+        )
+        test = result.metrics["test"]
+        accuracies.append(test["accuracy"])
+        print(f"seed {seed}: test accuracy {test['accuracy']:.4f} on {test['rows']:,} photos, report {result.run}/report.html")
+    mean = statistics.mean(accuracies)
+    print(f"mean test accuracy of {len(accuracies)} seeds: {mean:.4f}")
+    assert mean >= EXPECTED, f"expected at least {EXPECTED}"
+    spark.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

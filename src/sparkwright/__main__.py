@@ -1,0 +1,5 @@
+"""``python -m sparkwright``: the command line."""
+
+from sparkwright.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""`sparkwright doctor`: what is wrong with this machine and cluster, and how to mend it."""
+
+import typer
+
+from sparkwright.cli.options import Conf, Json, Master, Remote, open_session, show
+from sparkwright.errors import EnvironmentNotReadyError
+
+_MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
+
+
+def doctor(master: Master = None, remote: Remote = None, conf: Conf = None, as_json: Json = False) -> None:
+    """Check Java, Python, versions, memory and slots, here and on the workers."""
+    from sparkwright import session
+
+    checks = session.doctor()
+    if all(check.ok is not False for check in checks):
+        try:
+            with open_session(master, remote, conf) as spark:
+                checks = session.doctor(spark)
+        except EnvironmentNotReadyError as error:
+            checks = [*checks, session.Check("Spark", False, "does not start", str(error))]
+    lines = []
+    for check in checks:
+        lines.append(f"{_MARKS[check.ok]}  {check.name:<12} {check.found}")
+        if check.advice and check.ok is not True:
+            lines.append(f"      → {check.advice}")
+    healthy = all(check.ok is not False for check in checks)
+    lines.append("All is well." if healthy else "Mend what says FAIL, then run `sparkwright doctor` again.")
+    document = {
+        "ok": healthy,
+        "checks": [
+            {"name": check.name, "ok": check.ok, "found": check.found, "advice": check.advice} for check in checks
+        ],
+    }
+    show(document, "\n".join(lines), as_json=as_json)
+    if not healthy:
+        raise typer.Exit(1)

@@ -1,0 +1,47 @@
+"""`sparkwright networks` and `sparkwright summary`."""
+
+from typing import Annotated
+
+import typer
+
+from sparkwright.cli.options import Json, Layer, Preset, Weights, show
+
+
+def list_networks(as_json: Json = False) -> None:
+    """List the networks of the catalogue."""
+    from sparkwright.networks.catalogue import CATALOGUE
+
+    rows = [
+        {
+            "name": entry.name,
+            "weights": "download" if entry.url else "a file",
+            "about": entry.about,
+        }
+        for entry in CATALOGUE.values()
+    ]
+    width = max(len(row["name"]) for row in rows)
+    text = "\n".join(f"{row['name']:<{width}}  {row['weights']:<9} {row['about']}" for row in rows)
+    show({"networks": rows}, text, as_json=as_json)
+
+
+def summary(
+    network: Annotated[str, typer.Argument(help="A name of the catalogue, or a file or folder with a network.")],
+    weights: Weights = "random",
+    preprocessing: Preset = None,
+    layer: Layer = None,
+    as_json: Json = False,
+) -> None:
+    """Show a network's layers: shapes, parameters, multiply-adds, memory.
+
+    A network of the catalogue is shown without its weights, so that nothing is downloaded.
+    """
+    from pathlib import Path
+
+    from sparkwright.networks.catalogue import load_network
+
+    is_file = Path(network).exists()
+    loaded = load_network(network, weights=None if is_file else weights, preprocessing=preprocessing)
+    if layer is not None:
+        loaded = loaded.cut(layer)
+    table = loaded.summary()
+    show(table.to_dict(), str(table), as_json=as_json)

@@ -1,0 +1,153 @@
+"""Options that several commands share, and what they open."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparkwright.errors import InputError
+from sparkwright.events import Sink
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = [
+    "Conf",
+    "Group",
+    "Json",
+    "Labels",
+    "Layer",
+    "Master",
+    "NetworkName",
+    "Out",
+    "Overwrite",
+    "Preset",
+    "Remote",
+    "Replicas",
+    "Resume",
+    "Seed",
+    "Settings",
+    "Split",
+    "Weights",
+    "open_session",
+    "parse_settings",
+    "parse_split",
+    "progress_sinks",
+    "show",
+]
+
+Master = Annotated[str | None, typer.Option(help="Spark master: local[*], yarn, spark://… Default: local[*].")]
+Remote = Annotated[str | None, typer.Option(help="A Spark Connect server instead of a master: sc://host:port.")]
+Conf = Annotated[list[str] | None, typer.Option("--conf", metavar="K=V", help="A Spark setting; may be repeated.")]
+Seed = Annotated[int, typer.Option(help="Seed of split, initial weights and order of rows.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on in a run folder of the same configuration.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Out = Annotated[str, typer.Option(help="Output folder: a path or any URI that Spark writes.")]
+NetworkName = Annotated[
+    str, typer.Option("--network", help="A name from `sparkwright networks`, or a file or folder with a network.")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="A .safetensors file for the network, or `random`. Default: its published weights.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing", help="Of an .onnx file that is not in the catalogue: imagenet, inception or caffe."
+    ),
+]
+Layer = Annotated[str | None, typer.Option(help="The layer whose output is kept. Default: the one before the classes.")]
+Labels = Annotated[
+    str,
+    typer.Option(help="Where labels come from: `folder`, a regular expression on the path, or a table (path, label)."),
+]
+Split = Annotated[
+    str,
+    typer.Option(help="Fractions of train,validation,test; or `folder`; or a table (path, split)."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Rows of a group stay on one side: a regular expression on the path, or a table (path, group)."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting of the training (epochs=30, hidden=[256], learning_rate=0.02 …); may be repeated.",
+    ),
+]
+Replicas = Annotated[int, typer.Option(help="Copies of the weights that train side by side; part of the result.")]
+
+
+@contextmanager
+def open_session(master: str | None, remote: str | None, conf: Sequence[str] | None) -> "Iterator[SparkSession]":
+    """Start a session, and stop it at the end.
+
+    Raises:
+        InputError: a setting is not of the form key=value, or both master and remote are given.
+    """
+    from sparkwright import session
+
+    if master and remote:
+        raise InputError("--master and --remote exclude each other; give one of them.")
+    settings = {}
+    for item in conf or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise InputError(f"--conf needs KEY=VALUE, and got `{item}`.")
+        settings[key.strip()] = value.strip()
+    spark = session.start(None if remote else master or "local[*]", remote, settings)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def parse_split(text: str) -> tuple[float, float, float] | str:
+    """Read ``0.6,0.2,0.2`` as fractions; anything else is ``folder`` or a table's path.
+
+    Raises:
+        InputError: the fractions are not three, or do not add up to one.
+    """
+    try:
+        fractions = [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"--split needs three fractions that add up to 1 (train,validation,test), and got `{text}`.")
+    train, validation, test = fractions
+    return train, validation, test
+
+
+def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """Read ``name=value`` pairs; values are JSON where they can be read so, text elsewhere.
+
+    Raises:
+        InputError: a pair has no equals sign.
+    """
+    parsed: dict[str, Any] = {}
+    for item in settings or ():
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set needs NAME=VALUE, and got `{item}`.")
+        try:
+            parsed[name.strip()] = json.loads(value)
+        except ValueError:
+            parsed[name.strip()] = value.strip()
+    return parsed
+
+
+def progress_sinks(as_json: bool) -> list[Sink]:
+    """Return the terminal's progress display, or nothing where it would be in the way."""
+    from sparkwright.monitoring.progress import TerminalProgress
+
+    return [] if as_json or not sys.stderr.isatty() else [TerminalProgress()]
+
+
+def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a command's result: `text` for people, or `result` as one JSON document."""
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)

@@ -1,0 +1,85 @@
+"""`sparkwright predict`: labels for photos or features."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sparkwright.cli.options import Conf, Json, Master, Overwrite, Remote, open_session, progress_sinks, show
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_SHOWN = 20
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="A model's folder or .zip.")],
+    data: Annotated[list[str], typer.Argument(help="Photos (paths, folders, globs), or a folder of features.")],
+    out: Annotated[
+        str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first photos' labels.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
+    max_error_rate: Annotated[float, typer.Option(help="Share of photos that may fail.")] = 0.05,
+    overwrite: Overwrite = False,
+    master: Master = None,
+    remote: Remote = None,
+    conf: Conf = None,
+    as_json: Json = False,
+) -> None:
+    """Label photos: path, label, probability, error of each, to Parquet, CSV or the terminal."""
+    from sparkwright.events import Bus, StageEnded, StageStarted
+    from sparkwright.scoring.predictions import write_predictions
+
+    bus = Bus(progress_sinks(as_json))
+    with open_session(master, remote, conf) as spark:
+        rows, column, total = open_data(spark, data, None)
+        if out is None:
+            _print_first(rows, column, model, top, total, as_json=as_json)
+            return
+        bus.emit(StageStarted("predictions", total, unit="photos"))
+        count, failed = write_predictions(
+            rows,
+            model,
+            out,
+            input_column=column,
+            top=top,
+            max_error_rate=max_error_rate,
+            overwrite=overwrite,
+            emit=bus.emit,
+        )
+        bus.emit(StageEnded("predictions", 0.0, rows=count, errors=failed))
+    text = f"predictions  {out}\nrows         {count:,} ({failed:,} failed)"
+    show({"predictions": out, "rows": count, "errors": failed}, text, as_json=as_json)
+
+
+def open_data(spark: "SparkSession", data: list[str], labels: str | None) -> "tuple[DataFrame, str, int]":
+    """Open photos or features; return rows, the column to score, and how many rows there are."""
+    from sparkwright.data.images import read_images
+    from sparkwright.scoring.feature_set import open_features, read_manifest
+
+    if len(data) == 1 and read_manifest(data[0]) is not None:
+        found = open_features(spark, data[0])
+        # Photos that could not be read keep their place, without a prediction.
+        return found.rows.drop("error"), "features", found.manifest.rows
+    photos = read_images(spark, data, labels=labels)
+    return photos.rows if labels else photos.rows.drop("label"), "content", photos.files
+
+
+def _print_first(rows: "DataFrame", column: str, model: str, top: int, total: int, *, as_json: bool) -> None:
+    """Label the first few photos and print them."""
+    from sparkwright.scoring.model_transformer import predict as predict_rows
+    from sparkwright.session import worker_errors
+
+    scored = predict_rows(rows.limit(_SHOWN), model, input_column=column, top=top, dropInput=True, maxErrorRate=1.0)
+    with worker_errors():
+        shown = [row.asDict(recursive=True) for row in scored.select("path", "top", "error").collect()]
+    lines = []
+    for row in shown:
+        labels = ", ".join(f"{pair['label']} {pair['probability']:.3f}" for pair in row["top"] or ())
+        error = row["error"]
+        lines.append(
+            f"{row['path']}  {labels}" if error is None else f"{row['path']}  {error['kind']}: {error['message']}"
+        )
+    if total > len(shown):
+        lines.append(f"… and {total - len(shown):,} more; --out FOLDER or --out FILE.csv writes them all.")
+    show({"rows": total, "predictions": shown}, "\n".join(lines), as_json=as_json)

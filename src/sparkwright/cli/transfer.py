@@ -1,0 +1,107 @@
+"""`sparkwright transfer`: the whole main job."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparkwright.cli.options import (
+    Conf,
+    Group,
+    Json,
+    Labels,
+    Layer,
+    Master,
+    NetworkName,
+    Out,
+    Overwrite,
+    Preset,
+    Remote,
+    Replicas,
+    Resume,
+    Seed,
+    Settings,
+    Split,
+    Weights,
+    open_session,
+    parse_settings,
+    parse_split,
+    progress_sinks,
+    show,
+)
+
+if TYPE_CHECKING:
+    from sparkwright.transfer import TransferResult
+
+
+def transfer(
+    images: Annotated[list[str], typer.Argument(help="Photos: paths, folders or globs that Spark reads.")],
+    network: NetworkName,
+    out: Out,
+    labels: Labels = "folder",
+    split: Split = "0.6,0.2,0.2",
+    group: Group = None,
+    weights: Weights = None,
+    preprocessing: Preset = None,
+    layer: Layer = None,
+    replicas: Replicas = 4,
+    settings: Settings = None,
+    reuse: Annotated[
+        list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")
+    ] = None,
+    max_error_rate: Annotated[float, typer.Option(help="Share of photos that may fail.")] = 0.05,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    master: Master = None,
+    remote: Remote = None,
+    conf: Conf = None,
+    as_json: Json = False,
+) -> None:
+    """From labelled photos and a pre-trained network to a tested classifier.
+
+    Splits the photos, runs the network over all of them, trains a head on the features across the cluster, tests it on
+    rows that it has not seen, and writes model and report.
+    """
+    from sparkwright.training.config import TrainingConfig
+    from sparkwright.transfer import transfer as run_transfer
+
+    training = TrainingConfig.from_dict({"refit": True, **parse_settings(settings), "replicas": replicas})
+    sides = parse_split(split)
+    with open_session(master, remote, conf) as spark:
+        result = run_transfer(
+            spark,
+            images,
+            network,
+            out,
+            weights=weights,
+            preprocessing=preprocessing,
+            layer=layer,
+            labels=labels,
+            split=sides,
+            group=group,
+            seed=seed,
+            training=training,
+            max_error_rate=max_error_rate,
+            reuse=reuse or (),
+            overwrite=overwrite,
+            resume=resume,
+            sinks=progress_sinks(as_json),
+        )
+    show_result(result, as_json=as_json)
+
+
+def show_result(result: "TransferResult", *, as_json: bool) -> None:
+    """Print what came out, and where it lies."""
+    test: dict[str, Any] = result.metrics["test"]
+    low, high = test["accuracy_interval"]
+    run = result.run.removeprefix("file://")
+    baseline = test["baseline"]["majority"]
+    lines = [
+        f"test accuracy  {test['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f}, {test['evaluated']:,} photos; "
+        f"always “{baseline['class']}”: {baseline['accuracy']:.4f})",
+        f"report         {run}/report.html",
+        f"model          {run}/model",
+    ]
+    if test["errors"]:
+        lines.insert(1, f"unreadable     {test['errors']:,} photos of the test side; see the report")
+    show({"run": result.run, "metrics": result.metrics}, "\n".join(lines), as_json=as_json)

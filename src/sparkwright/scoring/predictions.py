@@ -1,0 +1,104 @@
+"""Predictions of a whole job, written once all of it is known to be good."""
+
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sparkwright import storage
+from sparkwright.errors import ErrorRateError, ExistsError
+from sparkwright.events import Channel, Emit, ignore
+from sparkwright.models import Model
+from sparkwright.scoring.frames import MAX_ERROR_RATE
+from sparkwright.scoring.model_transformer import predict
+from sparkwright.session import driver_hosts, worker_errors
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["write_predictions"]
+
+
+def write_predictions(
+    rows: "DataFrame",
+    model: str | Model,
+    out: str,
+    *,
+    input_column: str = "content",
+    top: int | None = None,
+    max_error_rate: float = MAX_ERROR_RATE,
+    overwrite: bool = False,
+    emit: Emit = ignore,
+) -> tuple[int, int]:
+    """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
+
+    Written are the rows' columns but the input, and ``prediction``, ``probability``, ``error``; with `top` also the
+    best labels (CSV: ``label_1, probability_1 …``). Nothing stands under `out` before all rows are there and few enough
+    failed. The driver sees counts alone.
+
+    Returns:
+        How many rows, and how many of them failed.
+
+    Raises:
+        ExistsError: `out` is there, and `overwrite` is false.
+        ErrorRateError: more than `max_error_rate` of the rows failed.
+        ColumnError: a column is missing or of the wrong type.
+        InputError: the features were made by another network or layer than the model expects.
+    """
+    if storage.exists(out) and not overwrite:
+        raise ExistsError(f"{out} exists. Choose another place, or pass overwrite=True (--overwrite).")
+    final = storage.to_uri(out)
+    scratch = f"{final}.{uuid.uuid4().hex[:12]}.tmp"
+    spark = rows.sparkSession
+    with ExitStack() as stack:
+        stack.callback(storage.remove, scratch)
+        channel = None
+        if emit is not ignore:
+            channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
+        scored = predict(
+            rows,
+            model,
+            input_column=input_column,
+            top=top,
+            channel=channel,
+            probabilitiesCol="",
+            dropInput=True,
+            maxErrorRate=1.0,  # the whole job's rate counts, below
+        )
+        with worker_errors():
+            scored.write.parquet(f"{scratch}/rows")
+            written = spark.read.parquet(f"{scratch}/rows")
+            total, failed = written.count(), written.where("error IS NOT NULL").count()
+            _check_rate(written, failed, total, max_error_rate)
+            if final.endswith(".csv"):
+                _flat(written, top).repartition(1).sortWithinPartitions("path").write.csv(f"{scratch}/csv", header=True)
+        if final.endswith(".csv"):
+            part = next(name for name in storage.list_files(f"{scratch}/csv") if name.startswith("part-"))
+            storage.move(f"{scratch}/csv/{part}", final)
+        else:
+            storage.move(f"{scratch}/rows", final)
+    return total, failed
+
+
+def _check_rate(written: "DataFrame", failed: int, total: int, limit: float) -> None:
+    if failed <= limit * total:
+        return
+    counted = written.where("error IS NOT NULL").groupBy("error.kind", "error.message").count()
+    most = counted.orderBy(counted["count"].desc(), "message").limit(5).collect()
+    listed = "".join(f"\n  {row['count']:,} x {row['kind']}: {row['message']}" for row in most)
+    raise ErrorRateError(
+        f"{failed:,} of {total:,} rows failed, more than max_error_rate={limit:g} allows; nothing was written. Most "
+        f"frequent:{listed}\nMend or remove them, or raise the limit (--max-error-rate)."
+    )
+
+
+def _flat(rows: "DataFrame", top: int | None) -> "DataFrame":
+    """Return columns that CSV can hold."""
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    kept = [name for name in rows.columns if name in ("path", "label", "prediction", "probability")]
+    columns = [F.col(name) for name in kept]
+    for place in range(top or 0):
+        pair = F.get("top", F.lit(place))
+        columns += [pair["label"].alias(f"label_{place + 1}"), pair["probability"].alias(f"probability_{place + 1}")]
+    error = F.when(F.col("error").isNotNull(), F.concat_ws(": ", "error.kind", "error.message"))
+    return rows.select(*columns, error.alias("error"))

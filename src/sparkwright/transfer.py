@@ -1,0 +1,372 @@
+"""The main job: from labelled photos and a pre-trained network to a tested classifier.
+
+Split the photos; run the cut network over all of them; train a head on the features by parameter averaging; keep the
+best epoch and train once more on training and validation rows; score the test rows once; write model and report. Each
+step is a part of the library that can be used alone; this module calls them and owns the run's folder.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparkwright import session
+from sparkwright.data import splits
+from sparkwright.data.images import Images, read_images
+from sparkwright.errors import ColumnError, InputError
+from sparkwright.evaluation.evaluate import evaluate, most_confidently_wrong
+from sparkwright.evaluation.report import Thumbnail, make_thumbnail
+from sparkwright.events import Channel, Emit, Sink, StageEnded, StageStarted, Warned
+from sparkwright.models import Model
+from sparkwright.networks.catalogue import load_network
+from sparkwright.networks.network import Network
+from sparkwright.run_report import THUMBNAILS, write_run_report
+from sparkwright.runs import Run
+from sparkwright.scoring.feature_set import FeatureSet, open_features
+from sparkwright.scoring.features import featurize
+from sparkwright.scoring.model_transformer import predict
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.fit import TrainingResult, train
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
+
+_EXAMPLES = 5
+
+Fractions = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What `transfer` gives.
+
+    Attributes:
+        run: The run's folder, a URI.
+        model: The classifier, from a photo's bytes to a label.
+        metrics: What ``metrics.json`` holds; keys in `sparkwright.evaluation.evaluate`.
+    """
+
+    run: str
+    model: Model
+    metrics: dict[str, Any]
+
+
+def transfer(
+    spark: "SparkSession",
+    images: str | Sequence[str],
+    network: str | Network,
+    out: str,
+    *,
+    weights: str | None = None,
+    preprocessing: str | None = None,
+    layer: str | None = None,
+    labels: str = "folder",
+    split: Fractions | str = (0.6, 0.2, 0.2),
+    group: str | None = None,
+    seed: int = 0,
+    training: TrainingConfig | None = None,
+    batch_size: int = 8,
+    max_error_rate: float = 0.05,
+    reuse: Sequence[str] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+    sinks: Sequence[Sink] = (),
+) -> TransferResult:
+    """Train and test a photo classifier on the features of a pre-trained network.
+
+    Runs on the driver; photos are read, features computed and the head trained on the executors. The driver receives
+    counts, one copy of the head's weights, and the few photos that the report shows.
+
+    Args:
+        spark: The session, classic or Connect.
+        images: Where the photos are: a path, folder or glob that Spark reads, or several.
+        network: A name of the catalogue, a file or folder with a network, or a `Network`.
+        out: The run's folder; executors must be able to write there.
+        weights: See `load_network`.
+        preprocessing: See `load_network`.
+        layer: The layer whose output is the features; by default the one before the classes.
+        labels: ``"folder"``, a regular expression on the path, or a table (path, label); see `read_images`.
+        split: Fractions of train, validation and test rows; ``"folder"``; or a table (path, split).
+        group: A regular expression or a table (path, group): rows of a group stay on one side.
+        seed: Of split, weights and order of rows.
+        training: How the head is trained; its seed is replaced by `seed`. Default: `TrainingConfig` with ``refit``.
+        batch_size: Photos of a micro-batch in scoring.
+        max_error_rate: Share of photos that may fail before the job stops.
+        reuse: Folders of features from earlier runs; photos found there by content are not computed again.
+        overwrite: Begin anew in a folder that holds a run.
+        resume: Go on in a folder that holds a run of the same configuration.
+        sinks: Listeners to the run's events.
+
+    Raises:
+        NotFoundError: no such path, or no photos in it.
+        InputError: labels, split, network or layer cannot be used as given; fewer than two classes.
+        ExistsError: `out` is there already.
+        ErrorRateError: too many photos failed.
+        WorkerError: a process of the cluster failed.
+    """
+    cut = load_cut(network, weights, preprocessing, layer)
+    training = (training or TrainingConfig(refit=True)).replace(seed=seed)
+    config = {
+        "images": [images] if isinstance(images, str) else list(images),
+        "network": network if isinstance(network, str) else network.name,
+        "weights": weights,
+        "preprocessing": preprocessing,
+        "layer": layer,
+        "network_fingerprint": cut.fingerprint(),
+        "labels": labels,
+        "split": split,
+        "group": group,
+        "seed": seed,
+        "max_error_rate": max_error_rate,
+        "training": training.to_dict(),
+    }
+    session.check_workers(spark)
+    with Run(out, "transfer", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+        job = _Job(spark, run)
+        with job.stage("images"):
+            sided, photos = read_sides(spark, images, labels, split, group, seed, run.emit)
+        with job.stage("features", photos.files - photos.unmatched):
+            features = featurize(
+                spark,
+                sided,
+                cut,
+                run.path("features"),
+                reuse=reuse,
+                batch_size=batch_size,
+                max_error_rate=max_error_rate,
+                overwrite=True,
+                emit=run.emit,
+            )
+        lineage = {"features": features.manifest.key.to_dict(), "config": config}
+        model, metrics = job.learn(features, training, cut, lineage, photos)
+    return TransferResult(run.uri, model, metrics)
+
+
+def train_features(
+    spark: "SparkSession",
+    features: str,
+    out: str,
+    training: TrainingConfig | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    sinks: Sequence[Sink] = (),
+) -> TransferResult:
+    """Train and test a head on features that have labels and sides: `transfer` without the photos.
+
+    The model is one of features; it refuses those of another network or layer.
+
+    Raises:
+        NotFoundError: there are no features.
+        ColumnError: they have no labels or no sides.
+        ExistsError: `out` is there already.
+    """
+    training = training or TrainingConfig(refit=True)
+    found = open_features(spark, features)
+    missing = [name for name in ("label", "split") if name not in found.rows.columns]
+    if missing:
+        raise ColumnError(
+            f"The features in {features} have no column {' and no column '.join(missing)}; they have "
+            f"{found.rows.columns}. Make them with labels and sides: sparkwright featurize … --labels … --split …"
+        )
+    config = {"features": features, "seed": training.seed, "training": training.to_dict()}
+    with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+        lineage = {"features": found.manifest.key.to_dict(), "config": config}
+        model, metrics = _Job(spark, run).learn(found, training, None, lineage, None)
+    return TransferResult(run.uri, model, metrics)
+
+
+def load_cut(network: str | Network, weights: str | None, preprocessing: str | None, layer: str | None) -> Network:
+    """Load the network and cut it at the layer whose output is the features."""
+    loaded = load_network(network, weights, preprocessing) if isinstance(network, str) else network
+    if loaded.preprocessing is None:
+        raise InputError(f"The network `{loaded.name}` does not read photos: it has no preprocessing.")
+    layer = layer or loaded.feature_layer
+    if layer is None:
+        raise InputError(
+            f"The network `{loaded.name}` does not say which layer's output is its features. Name one (layer=…, "
+            f"--layer) of: {', '.join(loaded.layers[-20:])}."
+        )
+    return loaded.cut(layer)
+
+
+def read_sides(
+    spark: "SparkSession",
+    images: str | Sequence[str],
+    labels: str | None,
+    split: Fractions | str | None,
+    group: str | None,
+    seed: int,
+    emit: Emit,
+) -> "tuple[DataFrame, Images]":
+    """Read photos and put them on sides: rows with the column `split`, and what was found.
+
+    Photos without a label are left out if there are labels, and told of. The arguments are those of `transfer`; None
+    for no labels, and for no sides.
+
+    Raises:
+        InputError: fewer than two classes, if there are labels.
+    """
+    photos = read_images(spark, images, labels=labels, group=group)
+    for count, what, examples in (
+        (photos.unmatched, "photos match no label rule and are left out", photos.unmatched_examples),
+        (photos.missing, "rows of the label table name no photo", photos.missing_examples),
+        (photos.ignored, "files are no photos by their name and are ignored", photos.ignored_examples),
+    ):
+        if count:
+            emit(Warned(f"{count:,} {what}: {', '.join(examples)}{' …' if count > len(examples) else ''}"))
+    if labels is not None and len(photos.classes) < 2:
+        raise InputError(
+            f"A classifier needs at least two classes; the labels found are {list(photos.classes)}. Check --labels: "
+            "with `folder` a photo's label is the folder that it lies in."
+        )
+    rows = photos.rows if labels is None else photos.rows.where("label IS NOT NULL")
+    if split is None:
+        return rows, photos
+    label, column = (None if labels is None else "label"), (None if group is None else "group")
+    if not isinstance(split, str):
+        return splits.split(rows, split, seed=seed, label=label, group=column, emit=emit), photos
+    if split == "folder":
+        return splits.split_by_folder(rows, seed=seed, label=label, group=column, emit=emit), photos
+    return splits.split_by_table(rows, split, seed=seed, label=label, group=column, emit=emit), photos
+
+
+class _Job:
+    """The steps of one transfer, and what they tell the run."""
+
+    def __init__(self, spark: "SparkSession", run: Run) -> None:
+        self._spark = spark
+        self._run = run
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int = 0) -> Iterator[None]:
+        """Announce a stage of `total` photos, and tell its seconds at the end."""
+        self._run.emit(StageStarted(name, total, unit="photos"))
+        start = time.monotonic()
+        yield
+        self._run.seconds[name] = round(time.monotonic() - start, 3)
+        self._run.emit(StageEnded(name, self._run.seconds[name], rows=total))
+
+    def learn(
+        self,
+        features: FeatureSet,
+        training: TrainingConfig,
+        network: Network | None,
+        lineage: dict[str, Any],
+        photos: Images | None,
+    ) -> tuple[Model, dict[str, Any]]:
+        """Train a head on the features, test it once, keep model, metrics and report in the run."""
+        with self.stage("training"):
+            # Rows that could not be read have no features; they are counted in the data summary.
+            rows = features.rows.where("features IS NOT NULL AND label IS NOT NULL AND split IS NOT NULL")
+            classes = None if photos is None else photos.classes
+            trained = train(rows, training, split="split", classes=classes, emit=self._run.emit)
+        model = Model(
+            network=network, head=trained.head, task="classification", classes=trained.classes, lineage=lineage
+        )
+        with self.stage("predictions"):
+            metrics = self._measure(model, trained, features, photos)
+        with self.stage("model"):
+            model = model.replace(metrics={side: metrics[side] for side in ("validation", "test")})
+            model.save(self._run.path("model"), overwrite=True)
+        metrics["seconds"] = dict(self._run.seconds)
+        self._run.metrics = {"test": {"accuracy": metrics["test"]["accuracy"]}}
+        self._run.write("metrics.json", metrics)
+        write_run_report(self._run.uri)
+        return model, metrics
+
+    def _measure(
+        self, model: Model, trained: TrainingResult, features: FeatureSet, photos: Images | None
+    ) -> dict[str, Any]:
+        """Score the test rows, once; return all metrics, and keep predictions and the worst photos in the run."""
+        test = features.rows.where("split = 'test'")
+        path = self._run.path("predictions")
+        with Channel(self._run.emit, session.driver_hosts(self._spark)) as channel, session.worker_errors():
+            scored = predict(
+                test.withColumnRenamed("error", "read_error"),
+                model,
+                input_column="features",
+                channel=channel.address,
+                maxErrorRate=1.0,  # photos without features failed before, and within the limit
+                dropInput=True,
+            )
+            # A photo that could not be read says why; that it has no features says nothing.
+            scored = scored.selectExpr(
+                *(f"`{name}`" for name in scored.columns if name not in ("error", "read_error")),
+                "coalesce(read_error, error) AS error",
+            )
+            scored.write.mode("overwrite").parquet(path)
+            predictions = self._spark.read.parquet(path)
+        data = self._describe(features, photos)
+        classes = [str(name) for name in trained.classes]
+        on_train = {name: data["rows"].get("train", {}).get(name, 0) for name in classes}
+        result = evaluate(predictions, classes, training_rows=on_train)
+        self._keep_worst(predictions, classes)
+        best = trained.history[trained.best_epoch - 1]
+        validation = {**best.validation, "rows": trained.rows.get("validation", 0), "epoch": trained.best_epoch}
+        return {
+            "validation": validation,
+            "test": result.to_dict(),
+            "data": data,
+            "features": {
+                "computed": features.computed,
+                "reused": features.reused,
+                "width": features.manifest.key.width,
+            },
+        }
+
+    def _describe(self, features: FeatureSet, photos: Images | None) -> dict[str, Any]:
+        """Return the data summary of the report; counts and a few examples are all that comes to the driver."""
+        from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+        failed = features.rows.where("error IS NOT NULL")
+        kinds, examples = {}, []
+        if features.manifest.errors:
+            with session.worker_errors():
+                counted = failed.groupBy("error.kind").count().orderBy(F.desc("count"), "kind").collect()
+                first = failed.orderBy("key").select("path", "error.kind", "error.message").limit(_EXAMPLES).collect()
+            kinds = {row["kind"]: row["count"] for row in counted}
+            examples = [row.asDict() for row in first]
+        counts = splits.split_counts(features.rows)
+        double = splits.find_duplicates(features.rows)
+        if double.across_sides:
+            self._run.emit(
+                Warned(
+                    f"{double.across_sides:,} photos lie on more than one side of the split with the same bytes, for "
+                    f"instance {' and '.join(double.examples[0])}; name groups (--group) to keep them together."
+                )
+            )
+        summary = {
+            "rows": {side: rows for side, rows in counts.items() if side is not None},
+            "errors": {"count": features.manifest.errors, "kinds": kinds, "examples": examples},
+            "duplicates": {
+                "count": double.count,
+                "across_sides": double.across_sides,
+                "examples": [list(pair) for pair in double.examples],
+            },
+        }
+        if photos is not None:
+            summary["unmatched"] = {"count": photos.unmatched, "examples": list(photos.unmatched_examples)}
+            summary["ignored"] = photos.ignored
+        return summary
+
+    def _keep_worst(self, predictions: "DataFrame", classes: Sequence[str]) -> None:
+        """Keep small versions of the photos that the model was most sure of, and wrong about."""
+        wrong = most_confidently_wrong(predictions, classes)
+        contents: dict[str, bytes] = {}
+        if wrong:
+            with session.worker_errors():
+                paths = [row["path"] for row in wrong]
+                files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
+                contents = {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
+        thumbnails = [Thumbnail(**row, jpeg=make_thumbnail(contents.get(row["path"], b""))) for row in wrong]
+        self._run.write(THUMBNAILS, json.dumps([thumbnail.to_dict() for thumbnail in thumbnails]))
+
+
+def _escaped(path: str) -> str:
+    """Escape what Spark would read as a glob."""
+    return "".join(f"\\{letter}" if letter in "\\*?[]{}" else letter for letter in path)
