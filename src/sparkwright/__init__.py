@@ -10,7 +10,14 @@ __version__ = "0.1.0"
 
 # Public name → module that defines it.
 _HOME = {
+    "Featurizer": "sparkwright.scoring.featurizer",
     "Model": "sparkwright.models",
+    "ModelTransformer": "sparkwright.scoring.model_transformer",
+    "Prediction": "sparkwright.scoring.predictor",
+    "Predictor": "sparkwright.scoring.predictor",
+    "featurize": "sparkwright.scoring.features",
+    "open_features": "sparkwright.scoring.feature_set",
+    "predict": "sparkwright.scoring.model_transformer",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
