@@ -217,7 +217,7 @@ def read_events(lines: Iterable[str]) -> list[Stamped]:
     read = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            data = json.loads(line)
+            data = dict(json.loads(line))
             stamp, elapsed_s = data.pop("time"), data.pop("elapsed_s")
             read.append(Stamped(Event.from_dict(data), stamp, elapsed_s))
     return read

@@ -152,5 +152,5 @@ def read_run(uri: str) -> tuple[dict[str, Any], dict[str, Any], list[Stamped]]:
         return storage.read_bytes(storage.join(uri, name)).decode()
 
     metrics = json.loads(read(METRICS)) if METRICS in names else {}
-    events = read_events(read(EVENTS).splitlines()) if EVENTS in names else []
+    events = read_events(read(EVENTS).split("\n")) if EVENTS in names else []
     return json.loads(read(CONFIG)), metrics, events
