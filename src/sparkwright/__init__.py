@@ -10,11 +10,14 @@ __version__ = "0.1.0"
 
 # Public name → module that defines it.
 _HOME = {
+    "Evaluation": "sparkwright.evaluation.evaluate",
     "Featurizer": "sparkwright.scoring.featurizer",
     "Model": "sparkwright.models",
     "ModelTransformer": "sparkwright.scoring.model_transformer",
     "Prediction": "sparkwright.scoring.predictor",
     "Predictor": "sparkwright.scoring.predictor",
+    "evaluate": "sparkwright.evaluation.evaluate",
+    "evaluate_regression": "sparkwright.evaluation.evaluate",
     "featurize": "sparkwright.scoring.features",
     "open_features": "sparkwright.scoring.feature_set",
     "predict": "sparkwright.scoring.model_transformer",
