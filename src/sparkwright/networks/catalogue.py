@@ -42,6 +42,7 @@ class Entry:
         options: What the architecture is built with.
         preprocessing: Name of a preset, or the preprocessing.
         url: Where its published weights are; the first eight digits of their SHA-256 are in the file's name.
+        packaged: File with its weights that the library carries.
         classes: "imagenet", or the names; None for a network that is only trained from scratch.
     """
 
@@ -51,6 +52,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: str | Preprocessing | None = "imagenet"
     url: str | None = None
+    packaged: str | None = None
     classes: str | tuple[str, ...] | None = "imagenet"
 
 
@@ -79,6 +81,15 @@ _ENTRIES = (
             (34, "resnet34-b627a593.pth"),
             (50, "resnet50-0676ba61.pth"),
         )
+    ),
+    Entry(
+        "digits_cnn",
+        "A small CNN trained on scikit-learn's digits 0 to 4",
+        "small_cnn",
+        {"input_shape": (1, 16, 16), "outputs": 5, "channels": (16, 32), "features": 64},
+        Preprocessing((16, 16), resize="exact", channels="grey", mean=(0.3,), std=(0.38,)),
+        packaged="digits.safetensors",
+        classes=("0", "1", "2", "3", "4"),
     ),
     Entry("small_cnn", "A small CNN for small grey images, to train from scratch", "small_cnn", {}, None, classes=None),
     *(
@@ -196,11 +207,16 @@ def _from_catalogue(
     entry: Entry, weights: str | Path | None, seed: int, options: Mapping[str, Any], emit: Emit | None = None
 ) -> Network:
     from sparkwright.networks.torch_network import TorchNetwork
-    from sparkwright.networks.weights import find_weights
+    from sparkwright.networks.weights import find_weights, read_packaged
 
     merged = {**entry.options, **options}
     is_random = str(weights) == "random"
-    loaded = None if is_random else find_weights(entry.name, entry.url, weights, emit)
+    if is_random:
+        loaded = None
+    elif entry.packaged and weights is None:
+        loaded = read_packaged(entry.packaged)
+    else:
+        loaded = find_weights(entry.name, entry.url, weights, emit)
     try:
         network = TorchNetwork.build(entry.name, entry.build, merged, seed, loaded)
     except TypeError as error:  # an unknown option

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sparkwright.errors import DownloadError, InputError, ModelError, NotFoundEr
 from sparkwright.events import Emit, Event, Progress, StageEnded, StageStarted, ignore
 from sparkwright.networks.network import home, write_atomically
 
-__all__ = ["fetch", "find_weights", "read_weights"]
+__all__ = ["fetch", "find_weights", "read_packaged", "read_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,14 @@ def read_weights(path: Path) -> dict[str, Any]:
             raise ModelError(f"The weights in {path} are damaged: {error}. Fetch the file again.") from error
         return tensors
     return _read_pickle(path)
+
+
+def read_packaged(file: str) -> dict[str, Any]:
+    """Read a safetensors file that the library carries: tensors by name."""
+    from safetensors.torch import load
+
+    tensors: dict[str, Any] = load(resources.files("sparkwright.networks").joinpath("data", file).read_bytes())
+    return tensors
 
 
 def fetch(url: str, emit: Emit | None = None) -> Path:
