@@ -80,9 +80,9 @@ def part_page(part: str, modules: list[ModuleType]) -> str:
     lines = [f"# `sparkwright.{part}`"]
     for module in modules:
         names = [name for name in getattr(module, "__all__", []) if belongs(module, name)]
-        if not names and len(modules) > 1:
+        if module is not modules[0] and not names:
             continue
-        if len(modules) > 1:
+        if module is not modules[0]:
             lines += ["", f"## `{module.__name__}`"]
         lines += ["", to_markdown(inspect.getdoc(module) or "")]
         for name in names:
@@ -247,12 +247,13 @@ def command_line_page() -> str:
     lines = ["# The command line", "", "Exit codes: 0 done, 1 failed, 2 wrong usage or input."]
     for name, command in group.commands.items():
         arguments = [param for param in command.params if param.param_type_name == "argument"]
-        usage = " ".join(["sparkwright", name, *(param.make_metavar_name() for param in arguments), "[OPTIONS]"])
+        usage = " ".join(["sparkwright", name, *(param.name.upper() for param in arguments), "[OPTIONS]"])
         lines += ["", f"## `{usage}`", "", to_markdown(inspect.cleandoc(command.help or ""))]
         lines += ["", "| option | default | |", "|---|---|---|"]
         for param in command.params:
             if param.param_type_name == "option" and param.name != "help":
-                shown = "" if param.default in (None, False, ()) else f"`{param.default}`"
+                unset = param.default is None or param.default is False
+                shown = "required" if param.required else "" if unset else f"`{param.default}`"
                 lines.append(f"| `{', '.join(param.opts)}` | {shown} | {cell(param.help or '')} |")
     return "\n".join(lines) + "\n"
 

@@ -21,12 +21,16 @@ LEVELS = [
     {"data", "networks"},
     {"models"},
     {"scoring", "evaluation", "monitoring", "runs"},
-    {"training"},
+    {"training", "run_report"},
     {"transfer", "tuning"},
     {"cli"},
 ]
-# A folder of a model is a network to `load_network` too; it reads one only then.
-UPWARD = {("sparkwright.networks.catalogue", "sparkwright.models")}
+UPWARD = {
+    # A folder of a model is a network to `load_network` too; it reads one only then.
+    ("sparkwright.networks.catalogue", "sparkwright.models"),
+    # The script that made a packaged network; nothing imports it.
+    ("sparkwright.networks.data.make_digits", "sparkwright.data.digits"),
+}
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
 

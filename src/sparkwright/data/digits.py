@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sparkwright.errors import InputError
 
+__all__ = ["write_digits"]
+
 SCALE = 4
 
 

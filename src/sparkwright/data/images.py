@@ -13,6 +13,8 @@ from sparkwright.session import worker_errors
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+__all__ = ["Images", "read_images"]
+
 MOST_LABELS = 100_000
 
 

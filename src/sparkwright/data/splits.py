@@ -18,6 +18,16 @@ from sparkwright.session import worker_errors
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+__all__ = [
+    "Duplicates",
+    "find_duplicates",
+    "split",
+    "split_by_column",
+    "split_by_folder",
+    "split_by_table",
+    "split_counts",
+]
+
 # Other names of the sides, as folders and tables have them.
 _SIDE_NAMES = {
     "train": "train",
