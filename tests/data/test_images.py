@@ -11,15 +11,8 @@ from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError
 pytestmark = pytest.mark.connect
 
 ODD_NAMES = (
-    "a b.jpg",
-    "50%.jpg",
-    "%41.jpg",
-    "ö'\".JPG",
-    "[x]/y.jpg",
-    "k=v/z.Png",
-    "日本/é😀.jpeg",
-    "{q}.jpg",
-    "a#b,c?.jpg",
+    *("a b.jpg", "50%.jpg", "%41.jpg", "ö'\".JPG", "[x]/y.jpg", "k=v/z.Png", "日本/é😀.jpeg", "{q}.jpg", "a#b,c?.jpg"),
+    *("plus+.webp", "back\\slash.bmp", "colon:.gif"),
 )
 
 

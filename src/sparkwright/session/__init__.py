@@ -1,5 +1,6 @@
 """A Spark session and what the library needs of it: start, size, shipping, failures, checks."""
 
+from sparkwright.session._doctor import Check, check_workers, doctor
 from sparkwright.session._failures import causes, explain, worker_errors
 from sparkwright.session._java import find_java
 from sparkwright.session._shipping import ship_file, ship_library, shipped_path
@@ -7,7 +8,10 @@ from sparkwright.session._size import driver_hosts, slots, threads_per_task
 from sparkwright.session._start import start
 
 __all__ = [
+    "Check",
     "causes",
+    "check_workers",
+    "doctor",
     "driver_hosts",
     "explain",
     "find_java",

@@ -55,11 +55,11 @@ def _from_traceback(text: str) -> SparkwrightError:
     own = _own_class(name)
     if own is not None:
         return own(message)
-    if name == "ModuleNotFoundError":
+    if name == "ModuleNotFoundError" or "[PACKAGE_NOT_INSTALLED]" in raised:
         return EnvironmentNotReadyError(
-            f"A Python worker of the cluster lacks a package: {message}. Workers need Python with pyarrow, numpy, "
-            "pillow and onnxruntime; let PYSPARK_PYTHON (or spark.pyspark.python) name such a Python on every node, or "
-            "ship one with spark.archives."
+            f"A Python worker of the cluster lacks a package: {message.splitlines()[0]}. Workers need Python with "
+            "pyarrow, numpy, pillow and onnxruntime; let PYSPARK_PYTHON (or spark.pyspark.python) name such a Python on "
+            "every node, or ship one with spark.archives."
         )
     if "PYTHON_VERSION_MISMATCH" in raised or "different version" in raised:
         return EnvironmentNotReadyError(
@@ -75,7 +75,10 @@ def _own_class(name: str) -> type[SparkwrightError] | None:
     module, _, short = name.rpartition(".")
     if not module.startswith("sparkwright"):
         return None
-    found = getattr(importlib.import_module(module), short, None)
+    try:
+        found = getattr(importlib.import_module(module), short, None)
+    except ImportError:  # a module that only the worker's version has
+        return None
     for base in found.__mro__ if isinstance(found, type) else ():
         if getattr(errors, base.__name__, None) is base:
             return base  # type: ignore[no-any-return]

@@ -42,7 +42,7 @@ def ship_file(spark: "SparkSession", path: str | os.PathLike[str]) -> str:
         raise NotFoundError(f"No file at {path} to send to the executors.")
     name = f"{_sha256(path)[:16]}-{path.name}"
     if name not in _shipped.get(spark, ()):
-        _ship(spark, _link(path, name), pyfile=False)
+        _ship(spark, _copy(path, name), pyfile=False)
     return name
 
 
@@ -67,18 +67,17 @@ def _ship(spark: "SparkSession", path: Path, *, pyfile: bool) -> None:
         done.add(path.name)
 
 
-def _link(path: Path, name: str) -> Path:
-    """Give the file a second name without copying it, where the file system allows.
+def _copy(path: Path, name: str) -> Path:
+    """Copy the file under its new name to where it stays as long as this process.
 
-    Executors may fetch it as late as they start, so it stays as long as this process.
+    Executors may fetch it as late as they start, whatever has become of the original by then.
     """
-    link = _outbox() / name
-    if not link.exists():
-        try:
-            os.link(path.resolve(), link)
-        except OSError:
-            shutil.copyfile(path, link)
-    return link
+    copy = _outbox() / name
+    if not copy.exists():
+        part = copy.with_name(f"{name}.part")
+        shutil.copyfile(path, part)
+        part.rename(copy)
+    return copy
 
 
 @cache

@@ -15,7 +15,7 @@ def threads_per_task(spark: "SparkSession") -> int:
     """Return how many threads one task may use: the executor's cores divided by its task slots."""
     local = _local_slots(spark)
     if local is not None:
-        return max(1, _cores() // local)
+        return max(1, cores() // local)
     return int(spark.conf.get("spark.task.cpus", "1") or 1)
 
 
@@ -46,10 +46,10 @@ def _local_slots(spark: "SparkSession") -> int | None:
         return None
     if match[1] is None:
         return 1
-    return _cores() if match[1] == "*" else max(1, int(match[1]))
+    return cores() if match[1] == "*" else max(1, int(match[1]))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -68,8 +69,15 @@ def start(
 
 
 def _connect(remote: str, conf: Mapping[str, str], app_name: str) -> "SparkSession":
-    if not re.match(r"sc://[^/\s]+", remote):
+    address = re.match(r"sc://([^/:;\s]+)(?::(\d+))?(?:/|$)", remote)
+    if not address:
         raise InputError(f"A Spark Connect address must look like sc://host:15002, not {remote!r}.")
+    if not any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+        # Spark itself tries for ten minutes.
+        try:
+            socket.create_connection((address[1], int(address[2] or 15002)), timeout=10).close()
+        except OSError as error:
+            raise EnvironmentNotReadyError(f"No Spark Connect server answers at {remote}: {error}") from error
 
     from pyspark.errors import PySparkException
     from pyspark.sql.connect.session import SparkSession as ConnectSession
@@ -104,12 +112,16 @@ def _defaults(local: bool, quiet: bool) -> dict[str, str]:
     return settings
 
 
-def _heap_mib() -> int:
+def physical_memory_mib() -> int | None:
+    """Return the machine's memory, None where it cannot be asked."""
     try:
-        physical_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    except (AttributeError, ValueError, OSError):  # not on this platform
-        return 1024
-    return max(1024, min(8192, physical_mib // 4))
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _heap_mib() -> int:
+    return max(1024, min(8192, (physical_memory_mib() or 4096) // 4))
 
 
 class _Output:
