@@ -24,6 +24,10 @@ __all__ = ["ModelTransformer", "predict"]
 
 def _to_model(value: Any) -> str | ModelFiles:
     if isinstance(value, Model):
+        if value.network is not None and "features" not in value.lineage:
+            # Later the network's own fingerprint is not to be had: an ONNX network is saved as one graph with its head.
+            key = FeatureKey.of(value.network).to_dict()
+            value = value.replace(lineage={**value.lineage, "features": key})
         return value.to_files()
     if isinstance(value, str | ModelFiles):
         return value
@@ -195,13 +199,10 @@ class ModelTransformer(ScoringStage):
     def _feature_graph(self, field: "StructField") -> Graph:
         """Return the head; refuse features that it was not trained on."""
         files, given = self._files(), FeatureKey.of_column(field)
-        if files.manifest["network"] is None:
-            graph, told = Graph.of_model(files), files.manifest["lineage"].get("features")
-            expected = FeatureKey.from_dict(told) if told else None
-        else:
-            model = self.getModel()
-            graph = Graph.of_network(model.head)
-            expected = FeatureKey.of(model.network) if model.network is not None else None
+        whole = files.manifest["network"] is None
+        graph = Graph.of_model(files) if whole else Graph.of_network(self.getModel().head)
+        told = files.manifest["lineage"].get("features")
+        expected = FeatureKey.from_dict(told) if told else None
         if given is not None and expected is not None:
             given.check_fits(expected, f"Column `{field.name}`")
         if given is not None and (given.width,) != graph.input_shape:
