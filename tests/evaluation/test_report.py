@@ -15,7 +15,7 @@ from PIL import Image
 
 from sparkwright.evaluation.metrics import ClassificationState
 from sparkwright.evaluation.report import RunRecord, Thumbnail, make_thumbnail, write_report
-from sparkwright.events import EpochEnded, Stamped
+from sparkwright.events import EpochEnded, RunEnded, RunStarted, Stamped
 
 VOID = {"meta", "img"}
 
@@ -176,7 +176,7 @@ def test_the_run_has_its_command_configuration_versions_and_seconds(pages):
 def test_photos_show_what_was_said_and_what_is_true(pages):
     page = pages[2]
     assert page.count("data:image/jpeg") == 12
-    assert "malignant 99.9 % is benign benign/image 0000.jpg" in Page(page).text
+    assert "malignant 99.9 % is benign image 0000.jpg" in Page(page).text
 
 
 def test_names_from_outside_are_text_never_markup(record_of):
@@ -201,6 +201,30 @@ def test_names_from_outside_are_text_never_markup(record_of):
 def test_a_run_that_failed_early_says_why(failed_record):
     page = Page(write_report(failed_record))
     assert "The run failed: ErrorRateError: 60 % of the rows <failed>" in page.text
+
+
+def test_a_run_that_was_resumed_shows_its_last_attempt():
+    first = [
+        RunStarted("transfer"),
+        *(EpochEnded(i, 9, 1.0, [1.0]) for i in (1, 2, 3)),
+        RunEnded(ok=False, message="no"),
+    ]
+    second = [RunStarted("transfer"), *(EpochEnded(i, 9, 0.5, [0.5]) for i in (3, 4)), RunEnded(ok=True)]
+    events = [Stamped(event, "", 0.0) for event in first + second]
+    page = Page(write_report(RunRecord("t", events=events)))
+    assert "The run failed" not in page.text
+    assert "4 epochs of" in page.text
+
+
+def test_a_side_that_was_not_evaluated_is_left_out(record_of):
+    record = record_of(2)
+    metrics = {**record.metrics, "validation": {"loss": 0.3, "accuracy": 0.9, "rows": 12}}
+    assert "validation 9" not in Page(write_report(dataclasses.replace(record, metrics=metrics))).text
+
+
+def test_the_time_is_written_for_people():
+    assert "2026-01-02 03:04 UTC" in write_report(RunRecord("t", created="2026-01-02T03:04:05.678+00:00"))
+    assert "yesterday" in write_report(RunRecord("t", created="yesterday"))
 
 
 def test_a_regression_has_its_own_figures(regression_record):

@@ -80,9 +80,10 @@ def line_chart(
         parts.append(f'<text class="label" x="{_LEFT + 4}" y="{_HEIGHT - _BOTTOM - 6}">logarithmic</text>')
     if mark is not None:
         place = x_axis(mark[0])
+        anchor = "end" if place > _WIDTH - 40 else "middle"
         parts.append(
             f'<line class="mark" x1="{place}" x2="{place}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-            f'<text class="mark" x="{place}" y="{_TOP - 8}" text-anchor="middle">{text(mark[1])}</text>'
+            f'<text class="mark" x="{place}" y="{_TOP - 8}" text-anchor="{anchor}">{text(mark[1])}</text>'
         )
     parts += [_line(line, x_axis, y_axis, percent) for line in series]
     return _svg(_HEIGHT, description, parts)

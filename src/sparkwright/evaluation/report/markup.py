@@ -17,7 +17,7 @@ def text(value: object) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Write a share as a percentage."""
-    return NONE if share is None else f"{100 * share:.{digits}f} %"
+    return NONE if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -1,5 +1,6 @@
 """The report as one page."""
 
+from datetime import datetime
 from importlib import resources
 
 from sparkwright.evaluation.report.confusion import confusion_section
@@ -12,7 +13,7 @@ from sparkwright.evaluation.report.quality import (
 )
 from sparkwright.evaluation.report.record import RunRecord
 from sparkwright.evaluation.report.run import data_section, learning_section, run_section
-from sparkwright.events import RunEnded
+from sparkwright.events import RunEnded, RunStarted
 
 __all__ = ["write_report"]
 
@@ -25,7 +26,8 @@ def write_report(record: RunRecord) -> str:
     Runs on the driver, from what the run's folder holds; no Spark. Sections without content are left out, so that a
     run that failed half way has a report too. The page follows the reader's light or dark setting, and prints.
     """
-    sides = {name: record.metrics[name] for name in _SIDES if record.metrics.get(name)}
+    # A side that was not evaluated may have figures of its own there, such as the chosen epoch's.
+    sides = {name: record.metrics[name] for name in _SIDES if "task" in record.metrics.get(name, {})}
     classified = [side for side in sides.values() if side["task"] == "classification" and side["evaluated"]]
     shown = classified[0] if classified else None
     sections = [
@@ -38,9 +40,12 @@ def write_report(record: RunRecord) -> str:
         data_section(record.metrics.get("data") or {}, sides),
         run_section(record),
     ]
-    failed = [s.event.message for s in record.events if isinstance(s.event, RunEnded) and not s.event.ok]
-    banner = f'<p class="banner" role="alert">The run failed: {text(failed[-1])}</p>' if failed else ""
-    created = f"<p>{text(record.created)}</p>" if record.created else ""
+    ends = [stamped.event for stamped in record.events if isinstance(stamped.event, RunStarted | RunEnded)]
+    last = ends[-1] if ends else None  # a run that failed may have been resumed
+    banner = ""
+    if isinstance(last, RunEnded) and not last.ok:
+        banner = f'<p class="banner" role="alert">The run failed: {text(last.message)}</p>'
+    created = f"<p>{text(_moment(record.created))}</p>" if record.created else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -50,6 +55,15 @@ def write_report(record: RunRecord) -> str:
         f"<footer>Made by sparkwright {text(record.versions.get('sparkwright', ''))}</footer>"
         f"<script>{_file('sort.js')}</script></body></html>\n"
     )
+
+
+def _moment(created: str) -> str:
+    """Write a time stamp for people; any other text stays as it is."""
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".rstrip()
 
 
 def _file(name: str) -> str:

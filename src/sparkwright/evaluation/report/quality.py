@@ -181,7 +181,7 @@ def calibration_section(side: Side) -> str:
     verdict = (
         "about as sure as it is right"
         if abs(gap) < 0.01
-        else f"{'surer' if gap > 0 else 'less sure'} than it is right, by {percent(abs(gap))} on average"
+        else f"{'surer' if gap > 0 else 'less sure'} than it is right, by {100 * abs(gap):.1f} percentage points"
     )
     picture = calibration_chart(calibration["rows"], calibration["confidence"], calibration["accuracy"])
     caption = legend(
@@ -215,7 +215,7 @@ def wrong_section(thumbnails: Sequence[Thumbnail]) -> str:
     photos = []
     for each in thumbnails:
         where = unquote(each.path) if "://" in each.path or each.path.startswith("file:") else each.path
-        short = "/".join(PurePosixPath(where).parts[-2:])
+        short = PurePosixPath(where).name
         picture = (
             f'<img loading="lazy" src="data:image/jpeg;base64,{base64.b64encode(each.jpeg).decode()}" '
             f'alt="{text(f"Photo of class {each.label}")}">'

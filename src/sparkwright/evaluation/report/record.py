@@ -65,7 +65,7 @@ class RunRecord:
         config: What was asked for (``config.json``); nested mappings are shown as ``a.b``.
         metrics: What came out (``metrics.json``); every key may be missing::
 
-            "validation", "test"   `Evaluation.to_dict()` of a side
+            "validation", "test"   `Evaluation.to_dict()` of a side; what has no "task" is not shown
             "seconds"              {stage: seconds}
             "data"                 the data summary:
                 "rows"        {side: {class: rows}}, sides "train", "validation", "test"
@@ -78,7 +78,7 @@ class RunRecord:
         versions: Of Python's packages.
         command: The shell command that repeats the run.
         thumbnails: Photos most confidently wrong, the surest first.
-        created: When the run ended, to show.
+        created: When the run ended: ISO 8601, or any text.
     """
 
     title: str

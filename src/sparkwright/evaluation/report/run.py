@@ -17,7 +17,7 @@ from sparkwright.evaluation.report.markup import (
     whole,
 )
 from sparkwright.evaluation.report.record import RunRecord
-from sparkwright.events import EpochEnded, StageEnded, Stamped, Warned
+from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, Warned
 
 __all__ = ["data_section", "learning_section", "run_section"]
 
@@ -27,7 +27,7 @@ _SHARES = ("accuracy", "precision", "recall", "f1")  # metrics whose names end s
 
 def learning_section(events: Sequence[Stamped]) -> str:
     """Return the learning curves: the loss and each metric, of training and validation, and all replicas' losses."""
-    epochs = [stamped.event for stamped in events if isinstance(stamped.event, EpochEnded)]
+    epochs = _epochs(events)
     if not epochs:
         return ""
     search, refit = _phases(epochs)
@@ -44,6 +44,22 @@ def learning_section(events: Sequence[Stamped]) -> str:
     if refit:
         sentences.append(f"Then the head was retrained on training and validation rows for {len(refit)} epochs.")
     return section("learning", "Learning", f'<div class="charts">{"".join(charts)}</div>', note=" ".join(sentences))
+
+
+def _epochs(events: Sequence[Stamped]) -> list[EpochEnded]:
+    """Return the epochs; those of a run that was resumed replace what an earlier attempt said of the same ones."""
+    kept: list[EpochEnded] = []
+    attempt: list[EpochEnded] = []
+    for stamped in events:
+        if isinstance(stamped.event, RunStarted):
+            kept, attempt = _joined(kept, attempt), []
+        elif isinstance(stamped.event, EpochEnded):
+            attempt.append(stamped.event)
+    return _joined(kept, attempt)
+
+
+def _joined(kept: list[EpochEnded], attempt: list[EpochEnded]) -> list[EpochEnded]:
+    return [epoch for epoch in kept if epoch.epoch < attempt[0].epoch] + attempt if attempt else kept
 
 
 def _phases(epochs: Sequence[EpochEnded]) -> tuple[list[EpochEnded], list[EpochEnded]]:
