@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the docstrings: ``python docs/make_reference.py``.
+"""Write docs/reference/ from the docstrings: ``python docs/make_reference.py``. Names the promises' tests too.
 
 A page for each part of the library and one for the command line. Signatures are taken from the source and read as they
 were written; defaults of Params and options are taken from the running code, so that they are what they are.
@@ -18,11 +18,12 @@ import sparkwright
 
 ROOT = Path(sparkwright.__file__).parent
 OUT = Path(__file__).parent / "reference"
+PROMISES = Path(__file__).parent / "promises.md"
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Example:", "Examples:")
 
 
 def main() -> None:
-    """Write the pages, and remove those that no part has any more."""
+    """Write the pages, remove those that no part has any more, and name the promises' tests."""
     OUT.mkdir(exist_ok=True)
     built = pages()
     for path in OUT.glob("*.md"):
@@ -30,6 +31,21 @@ def main() -> None:
             path.unlink()
     for name, text in built.items():
         (OUT / name).write_text(text, encoding="utf-8")
+    PROMISES.write_text(promises(PROMISES.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def promises(page: str) -> str:
+    """Return the table of promises with the last cell of each row naming the tests of its number."""
+    lines = []
+    for line in page.splitlines():
+        number = re.match(r"\| P(\d+) \|", line)
+        if number:
+            tests = sorted((PROMISES.parents[1] / "tests" / "promises").glob(f"test_p{int(number[1]):02}_*.py"))
+            links = ", ".join(f"[`{test.stem}`](../tests/promises/{test.name})" for test in tests)
+            promise = [cell.strip() for cell in line.strip("|").split("|")][:3]
+            line = f"| {' | '.join([*promise, links])} |"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def pages() -> dict[str, str]:

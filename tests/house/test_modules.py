@@ -21,7 +21,8 @@ LEVELS = [
     {"data", "networks"},
     {"models"},
     {"scoring", "evaluation", "monitoring", "runs"},
-    {"training", "run_report"},
+    {"training"},
+    {"run_report"},
     {"transfer", "tuning"},
     {"cli"},
 ]
