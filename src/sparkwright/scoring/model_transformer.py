@@ -24,11 +24,12 @@ __all__ = ["ModelTransformer", "predict"]
 
 def _to_model(value: Any) -> str | ModelFiles:
     if isinstance(value, Model):
-        if value.network is not None and "features" not in value.lineage:
+        model: Model = value
+        if model.network is not None and "features" not in model.lineage:
             # Later the network's own fingerprint is not to be had: an ONNX network is saved as one graph with its head.
-            key = FeatureKey.of(value.network).to_dict()
-            value = value.replace(lineage={**value.lineage, "features": key})
-        return value.to_files()
+            key = FeatureKey.of(model.network).to_dict()
+            model = model.replace(lineage={**model.lineage, "features": key})
+        return model.to_files()
     if isinstance(value, str | ModelFiles):
         return value
     raise TypeError(f"model must be a path or a Model; got {type(value).__name__}.")
