@@ -53,7 +53,7 @@ class TrainingResult:
         **rest: Any,
     ) -> "TrainingResult":
         """Put the trained weights into a head; `rest` are the other attributes."""
-        width = next(value.shape[-1] for name, value in weights.items() if name.endswith("weight"))
+        width = weights["hidden1.weight" if config.hidden else "output.weight"].shape[1]
         head = build_head(config, width, weights["output.weight"].shape[0]).with_weights(weights)
         if classes:
             head = head.with_classes(classes)

@@ -159,6 +159,7 @@ class _Parts:
             self.spill(Path())
             self._file.flush()
             x_NF: NDArray[np.float32] = np.memmap(self._file, np.float32, "r+").reshape(-1, width)
+            self._file.close()  # the map stays
         else:
             x_NF = np.concatenate(self._x) if self._x else np.empty((0, width), np.float32)
         self._x.clear()

@@ -1,0 +1,59 @@
+import pytest
+
+from sparkwright.errors import InputError
+from sparkwright.training.config import ACTIVATIONS, TrainingConfig
+
+
+def test_all_problems_are_said_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        TrainingConfig(optimizer="adm", schedule="cosin", epochs=0, dropout=1.0, hidden=(0,), batch_size=2.5)
+    message = str(caught.value)
+    for part in (
+        "`optimizer` must be one of sgd, adam, adamw, not 'adm'. Did you mean `adam`?",
+        "Did you mean `cosine`?",
+        "`epochs` must be a whole number of at least 1, not 0",
+        "`dropout` must be at least 0 and below 1, not 1.0",
+        "`hidden` must hold positive widths, not 0",
+        "`batch_size` must be a whole number of at least 1, not 2.5",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "fast", True, -1])
+def test_a_rate_that_is_no_positive_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="`learning_rate` must be above 0"):
+        TrainingConfig(learning_rate=value)  # type: ignore[arg-type]
+
+
+def test_an_unknown_setting_is_named_with_the_closest() -> None:
+    with pytest.raises(InputError, match=r"Unknown setting `learningrate`\. Did you mean `learning_rate`\?"):
+        TrainingConfig.from_dict({"learningrate": 0.1})
+
+
+def test_the_metric_must_be_one_of_the_task() -> None:
+    with pytest.raises(InputError, match="`monitor` must be one of loss, rmse, mae, r2, not 'accuracy'"):
+        TrainingConfig(task="regression", monitor="accuracy", label_smoothing=0)
+
+
+def test_class_settings_are_refused_for_a_regression() -> None:
+    with pytest.raises(InputError, match="`class_weights` needs classes"):
+        TrainingConfig(task="regression", class_weights="balanced", monitor="loss", label_smoothing=0)
+
+
+@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, "even"])
+def test_class_weights_that_cannot_weigh_are_refused(weights: object) -> None:
+    with pytest.raises(InputError, match="`class_weights` must be"):
+        TrainingConfig(class_weights=weights)  # type: ignore[arg-type]
+
+
+def test_a_configuration_survives_json() -> None:
+    import json
+
+    config = TrainingConfig(hidden=(64, 32), class_weights={"a": 2.0}, patience=None)
+    assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_activations_are_those_of_the_network() -> None:
+    from sparkwright.networks import mlp
+
+    assert tuple(mlp.ACTIVATIONS) == ACTIVATIONS

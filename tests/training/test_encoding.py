@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparkwright.errors import ColumnError
+from sparkwright.training.encoding import ENCODED, Columns, Encoding, check_types
+from sparkwright.training.rows import Rows, Store
+
+COLUMNS = Columns("features", "label", "weight", "split")
+
+
+def table(**columns: object) -> pa.RecordBatch:
+    rows = {
+        "features": pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], pa.list_(pa.float32())),
+        "label": pa.array(["a", "b", "a", "b"]),
+        "weight": pa.array([1.0, 2.0, 1.0, 1.0]),
+        "split": pa.array(["train", "train", "validation", "test"]),
+        **columns,
+    }
+    return pa.RecordBatch.from_pydict(rows)
+
+
+def encode(batch: pa.RecordBatch, task: str = "classification", seed: int = 0, replicas: int = 4) -> pa.RecordBatch:
+    return Encoding(COLUMNS, task, seed, tuple(range(replicas))).encode(batch)
+
+
+def test_rows_keep_their_place_and_their_values() -> None:
+    encoded = encode(table())
+    assert encoded.schema == ENCODED
+    assert encoded["features"].to_pylist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert encoded["label"].to_pylist() == ["a", "b", "a", "b"]
+    assert encoded["side"].to_pylist() == [0, 0, 1, 2]
+    assert encoded["problem"].null_count == 4
+    assert encoded["replica"].equals(encoded["worker"])
+
+
+def test_a_row_is_placed_by_its_content_and_the_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    features = pa.array(rng.normal(size=(200, 3)).astype(np.float32).tolist(), pa.list_(pa.float32()))
+    columns = {"features": features, "label": pa.array(["a", "b"] * 100), "weight": pa.array([1.0] * 200)}
+    batch = table(**columns, split=pa.array(["train"] * 200))
+    whole = encode(batch)
+    assert encode(batch.slice(50, 20))["key"].equals(whole["key"].slice(50, 20))
+    shuffled = pa.array(rng.permutation(200))
+    assert encode(batch.take(shuffled))["key"].equals(whole["key"].take(shuffled))
+    assert min(np.bincount(whole["replica"].to_numpy(), minlength=4)) > 30
+    assert not encode(batch, seed=1)["key"].equals(whole["key"])
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2), pa.list_(pa.int64())],
+)
+def test_the_type_of_the_feature_column_changes_nothing(type_: pa.DataType) -> None:
+    other = table(features=pa.array([[1, 2], [3, 4], [5, 6], [7, 8]], type_))
+    assert encode(other).equals(encode(table()))
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"features": pa.array([[1.0, 2.0], None, [5.0, 6.0], [7.0, 8.0]])}, "`features` is null"),
+        ({"features": pa.array([[1.0, 2.0], [], [5.0, 6.0], [7.0, 8.0]])}, "`features` is empty"),
+        ({"features": pa.array([[1.0, 2.0], [3.0, None], [5.0, 6.0], [7.0, 8.0]])}, "holds NaN, infinity or null"),
+        ({"features": pa.array([[1.0, 2.0], [np.nan, 4.0], [5.0, 6.0], [7.0, 8.0]])}, "holds NaN, infinity or null"),
+        ({"features": pa.array([[1.0, 2.0], [1e300, 4.0], [5.0, 6.0], [7.0, 8.0]])}, "holds NaN, infinity or null"),
+        ({"label": pa.array(["a", None, "b", "b"])}, "`label` is null"),
+        ({"label": pa.array([0.0, np.nan, 1.0, 1.0])}, "`label` is NaN or infinite"),
+        ({"label": pa.array([0.0, 0.5, 1.0, 1.0])}, "`label` is no whole number (for regression use MLPRegressor)"),
+        ({"weight": pa.array([1.0, -1.0, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
+        ({"weight": pa.array([1.0, None, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
+        ({"split": pa.array(["train", "valid", "test", "test"])}, "is 'valid', not one of train, validation, test"),
+        ({"split": pa.array(["train", None, "test", "test"])}, "is None, not one of train, validation, test"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_on_keeps_its_place_and_says_why(
+    columns: dict[str, pa.Array], problem: str
+) -> None:
+    encoded = encode(table(**columns))
+    problems = encoded["problem"].to_pylist()
+    assert [text is None for text in problems] == [True, False, True, True]
+    assert problem in problems[1]
+    assert encoded["features"][1].as_py() is None
+    assert encoded["replica"][1].as_py() == 0
+
+
+def test_targets_of_a_regression_are_numbers() -> None:
+    encoded = encode(table(label=pa.array([1, None, 3, 4])), task="regression")
+    assert encoded["target"].to_pylist() == [1, 0, 3, 4]
+    assert encoded["problem"].to_pylist() == [None, "`label` is null", None, None]
+
+
+def test_whole_numbers_and_booleans_are_labels() -> None:
+    assert encode(table(label=pa.array([10, 2, 10, 2])))["label"].to_pylist() == ["10", "2", "10", "2"]
+    assert encode(table(label=pa.array([0.0, 1.0, 0.0, 1.0])))["label"].to_pylist() == ["0", "1", "0", "1"]
+    assert encode(table(label=pa.array([True, False] * 2)))["label"].to_pylist() == ["true", "false"] * 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "task", "message"),
+    [
+        ({"feature": pa.list_(pa.float32())}, "classification", r"`features` not found .* Did you mean `feature`\?"),
+        (
+            {"features": pa.binary()},
+            "classification",
+            "`features` must hold vectors or arrays of numbers; it holds",
+        ),
+        ({"features": pa.list_(pa.string())}, "classification", "`features` must hold vectors or arrays of numbers"),
+        ({"label": pa.string()}, "regression", "`label` must hold numbers for a regression; it holds string"),
+        ({"label": pa.date32()}, "classification", "`label` must hold text or whole numbers; it holds date32"),
+        ({"weight": pa.string()}, "classification", "`weight` must hold numbers; it holds string"),
+        ({"split": pa.int32()}, "classification", "`split` must hold one of train, validation, test; it holds int32"),
+    ],
+)
+def test_columns_of_other_types_are_refused(schema: dict[str, pa.DataType], task: str, message: str) -> None:
+    fields = {"features": pa.list_(pa.float32()), "label": pa.int32(), "weight": pa.float32(), "split": pa.string()}
+    if "feature" in schema:
+        del fields["features"]
+    with pytest.raises(ColumnError, match=message):
+        check_types(COLUMNS, pa.schema({**fields, **schema}), task)
+
+
+def stored(batches: list[pa.RecordBatch], limit_bytes: int, folder: Path) -> tuple[dict[int, Rows], Store]:
+    store = Store(range(4), limit_bytes, folder)
+    for batch in batches:
+        store.add(batch)
+    return store.finish(), store
+
+
+def test_rows_are_the_same_in_memory_and_mapped_and_in_any_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n = 500
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "features": pa.array(rng.normal(size=(n, 6)).astype(np.float32).tolist(), pa.list_(pa.float32())),
+            "label": pa.array(rng.choice(["a", "b"], n)),
+            "weight": pa.array(rng.random(n)),
+            "split": pa.array(rng.choice(["train", "validation"], n)),
+        }
+    )
+    kept, store = stored([encode(batch)], 1 << 30, tmp_path)
+    shuffled = batch.take(pa.array(rng.permutation(n)))
+    mapped, other = stored([encode(shuffled.slice(i * 50, 50)) for i in range(10)], 1000, tmp_path)
+    assert isinstance(mapped[0].x_NF, np.memmap)
+    assert not isinstance(kept[0].x_NF, np.memmap)
+    assert list(tmp_path.iterdir()) == []  # the files have no name
+    assert sum(len(rows.x_NF) for rows in kept.values()) == n
+    assert store.census == other.census
+    for replica in range(4):
+        for sides in ([0], [1], [0, 1]):
+            a, b = kept[replica].order(sides), mapped[replica].order(sides)
+            np.testing.assert_array_equal(kept[replica].x_NF[a], mapped[replica].x_NF[b])
+            assert kept[replica].label.take(pa.array(a)).equals(mapped[replica].label.take(pa.array(b)))
+            np.testing.assert_array_equal(kept[replica].weight[a], mapped[replica].weight[b])
+
+
+def test_a_replica_without_rows_has_empty_rows(tmp_path: Path) -> None:
+    rows, _ = stored([encode(table(), replicas=1)], 1 << 20, tmp_path)
+    assert rows[3].x_NF.shape == (0, 2)
+    assert rows[3].order([0, 1]).tolist() == []
