@@ -1,7 +1,7 @@
 """Make ``digits.safetensors``: the weights of the catalogue's `digits_cnn`, trained on the digits 0 to 4 alone.
 
-Run it as ``python src/sparkwright/networks/data/make_digits.py``; it takes half a minute on one core. Four fifths of the
-images of each digit train; the script fails where fewer than 98 % of the others are labelled right.
+Run it as ``python src/sparkwright/networks/data/make_digits.py``; it takes half a minute on one core. Four fifths of
+the images train; the script fails where fewer than 98 % of the others are labelled right.
 """
 
 import tempfile
