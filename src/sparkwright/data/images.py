@@ -17,6 +17,9 @@ __all__ = ["Images", "read_images"]
 
 MOST_LABELS = 100_000
 
+# Spark looks for a checksum beside a local file, and takes what is before the colon of its name for a scheme.
+_UNREADABLE_NAME = r"^file:.*:[^/]*$"
+
 
 @dataclass(frozen=True)
 class Images:
@@ -151,6 +154,7 @@ def _count(listed: "DataFrame") -> _Seen:
         F.sum("length").alias("bytes"),
         F.count_if(F.col("group").isNull()).alias("ungrouped"),
         F.count_if(F.col("length") > LONGEST_FILE).alias("too_large"),
+        F.max(F.when(F.col("path").rlike(_UNREADABLE_NAME), F.col("path"))).alias("unreadable"),
     )
     with worker_errors():
         rows = grouped.limit(MOST_LABELS + 2).collect()
@@ -159,6 +163,11 @@ def _count(listed: "DataFrame") -> _Seen:
         some = ", ".join(repr(row["label"]) for row in photos[:3])
         raise InputError(
             f"The label rule gives more than {MOST_LABELS} labels ({some} …). A label must name a class, not a photo."
+        )
+    unreadable = [row["unreadable"] for row in photos if row["unreadable"]]
+    if unreadable:
+        raise InputError(
+            f"Spark cannot read local files with a colon in their names; rename {unreadable[0]} and others."
         )
     return _Seen(
         by_label={row["label"]: row["files"] for row in photos},

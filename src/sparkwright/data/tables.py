@@ -51,7 +51,8 @@ def read_table(spark: "SparkSession", path: str, column: str) -> "DataFrame":
         InputError: It is neither CSV nor Parquet.
     """
     if os.path.exists(path):
-        return checked_table(spark.createDataFrame(_read_here(path, column)), column, path)
+        schema = f"path string, {column} string"
+        return spark.createDataFrame(_read_here(path, column), schema)
     with worker_errors():
         try:
             if path.lower().endswith(_CSV):
@@ -81,10 +82,14 @@ def _read_here(path: str, column: str) -> "pa.Table":
             table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise _not_a_table(path) from error
-    wanted = [name for name in ("path", column) if name in table.column_names]
-    if len(wanted) < 2:
-        return table.slice(0, 0)  # the caller says what is missing
-    return pa.table({name: table[name].cast(pa.string()) for name in wanted})
+    _check_names(table.column_names, column, path)
+    return pa.table({name: table[name].cast(pa.string()) for name in ("path", column)})
+
+
+def _check_names(names: list[str], column: str, where: str) -> None:
+    for needed in ("path", column):
+        if needed not in names:
+            raise ColumnError(f"Column `{needed}` not found in {names} of {where}.{did_you_mean(needed, names)}")
 
 
 def _not_a_table(path: str) -> InputError:
@@ -99,17 +104,14 @@ def checked_table(table: "DataFrame", column: str, where: str = "the table") -> 
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    names = table.columns
-    for needed in ("path", column):
-        if needed not in names:
-            raise ColumnError(f"Column `{needed}` not found in {names} of {where}.{did_you_mean(needed, names)}")
+    _check_names(table.columns, column, where)
     return table.select(F.col("path").cast("string"), F.col(f"`{column}`").cast("string").alias(column))
 
 
 def match_table(listing: "DataFrame", table: "DataFrame", column: str) -> Match:
     """Find the files that a table's paths name: whole, without their scheme, or by their end.
 
-    Runs three small jobs on paths alone.
+    Runs two small jobs on paths alone.
 
     Args:
         listing: One row a file, with its full URI in `path`.
@@ -143,8 +145,7 @@ def match_table(listing: "DataFrame", table: "DataFrame", column: str) -> Match:
     found = named.join(files, fits & (~F.col("whole") | (F.col("depth") == F.col("file_parts"))), "left")
     missing, examples = _check_paths(found)
     matched = found.where(F.col("path").isNotNull())
-    _refuse_conflicts(matched)
-    values = matched.select("path", F.col("value").alias(column)).dropDuplicates(["path"])
+    values = matched.groupBy("path").agg(F.min("value").alias(column))
     return Match(values, missing, examples)
 
 
@@ -177,38 +178,41 @@ def _without_scheme(path: "Column") -> "Column":
 
 
 def _check_paths(found: "DataFrame") -> tuple[int, tuple[str, ...]]:
-    """Return how many of a table's paths fit no file, and some of them.
+    """Return how many of a table's paths fit no file, and some of them. One job, if nothing is wrong.
+
+    Args:
+        found: `given` and `value` of the table with the `path` of each file that fits, null where none does.
 
     Raises:
-        InputError: One fits several.
+        InputError: A path fits several files, or a file has several values.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
-    fits = found.groupBy("given").agg(
-        F.count_distinct("path").alias("files"), F.min("path").alias("first"), F.max("path").alias("last")
+    by_given = found.groupBy("given").agg(
+        *(F.count_distinct("path").alias("files"), F.min("path").alias("path"), F.max("path").alias("last")),
+        *(F.min("value").alias("lowest"), F.max("value").alias("highest")),
     )
+    by_path = by_given.groupBy("path").agg(
+        F.count("*").alias("rows"),
+        F.count_if(F.col("files") > 1).alias("ambiguous"),
+        *(F.min("lowest").alias("lowest"), F.max("highest").alias("highest")),
+    )
+    known = F.col("path").isNotNull()
     with worker_errors():
-        totals = fits.agg(
-            F.count_if(F.col("files") > 1).alias("ambiguous"), F.count_if(F.col("files") == 0).alias("missing")
+        ambiguous, missing, conflicts = by_path.agg(
+            F.sum("ambiguous"),
+            F.sum(F.when(~known, F.col("rows"))),
+            F.count_if(known & (F.col("lowest") != F.col("highest"))),
         ).collect()[0]
-        wrong = "files > 1" if totals["ambiguous"] else "files = 0"
-        shown = fits.where(wrong).orderBy("given").limit(EXAMPLES).collect() if any(totals) else []
-    if totals["ambiguous"]:
-        lines = [f"  {row['given']} fits {row['files']} files: {row['first']}, {row['last']} …" for row in shown]
-        raise InputError(
-            "A path in a table must fit one file only; write more of its end (folder/name).\n" + "\n".join(lines)
-        )
-    return totals["missing"], tuple(row["given"] for row in shown)
-
-
-def _refuse_conflicts(matched: "DataFrame") -> None:
-    from pyspark.sql import functions as F  # noqa: N812
-
-    counted = matched.groupBy("path").agg(
-        F.count_distinct("value").alias("values"), F.min("value").alias("first"), F.max("value").alias("last")
-    )
-    with worker_errors():
-        several = counted.where("values > 1").orderBy("path").limit(EXAMPLES).collect()
-    if several:
-        lines = [f"  {row['path']}: {row['first']!r} and {row['last']!r}" for row in several]
-        raise InputError("A table must give a file one value only, but it gives\n" + "\n".join(lines))
+        if ambiguous:
+            shown = by_given.where("files > 1").orderBy("given").limit(EXAMPLES).collect()
+            lines = [f"  {row['given']} fits {row['files']} files: {row['path']}, {row['last']} …" for row in shown]
+            raise InputError(
+                "A path in a table must fit one file only; write more of its end (folder/name).\n" + "\n".join(lines)
+            )
+        if conflicts:
+            shown = by_path.where(known & F.expr("lowest <> highest")).orderBy("path").limit(EXAMPLES).collect()
+            lines = [f"  {row['path']}: {row['lowest']!r} and {row['highest']!r}" for row in shown]
+            raise InputError("A table must give a file one value only, but it gives\n" + "\n".join(lines))
+        shown = by_given.where("files = 0").orderBy("given").limit(EXAMPLES).collect() if missing else []
+    return missing or 0, tuple(row["given"] for row in shown)

@@ -58,8 +58,8 @@ def _from_traceback(text: str) -> SparkwrightError:
     if name == "ModuleNotFoundError" or "[PACKAGE_NOT_INSTALLED]" in raised:
         return EnvironmentNotReadyError(
             f"A Python worker of the cluster lacks a package: {message.splitlines()[0]}. Workers need Python with "
-            "pyarrow, numpy, pillow and onnxruntime; let PYSPARK_PYTHON (or spark.pyspark.python) name such a Python on "
-            "every node, or ship one with spark.archives."
+            "pyarrow, numpy, pillow and onnxruntime; let PYSPARK_PYTHON (or spark.pyspark.python) name such a Python "
+            "on every node, or ship one with spark.archives."
         )
     if "PYTHON_VERSION_MISMATCH" in raised or "different version" in raised:
         return EnvironmentNotReadyError(

@@ -148,8 +148,9 @@ class _Output:
         with self._lock:
             if self._held is not None:
                 self._held.append(line)
-            elif not _NOISE.search(line):
-                with contextlib.suppress(OSError):  # the terminal is gone; the JVM must not block on that
+            elif line and not _NOISE.search(line):
+                # The terminal may be gone, or there was no JVM to start; the JVM must not block on that.
+                with contextlib.suppress(OSError, ValueError):
                     self._terminal.write(line)
 
     def release(self) -> None:
