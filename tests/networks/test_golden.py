@@ -8,6 +8,7 @@ import pytest
 
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
+from sparkwright.networks.onnx_network import OnnxNetwork
 
 MOBILENET = "mobilenet_v1_0.75_224"
 KINDS = ["onnx", "safetensors"]
@@ -36,8 +37,6 @@ def test_mobilenet_gives_the_stored_outputs(data_dir: Path, kind: str) -> None:
 
 
 def test_exported_mobilenet_gives_the_stored_outputs(data_dir: Path) -> None:
-    from sparkwright.networks.onnx_network import OnnxNetwork
-
     network = mobilenet(data_dir, "safetensors")
     stored = np.load(data_dir / f"nets/golden/{MOBILENET}.npy")
     outputs = OnnxNetwork.from_bytes("exported", network.to_onnx()).forward(crops(data_dir, network))
@@ -77,6 +76,9 @@ def test_int8_network_is_cut_to_floats(data_dir: Path) -> None:
     values = features.forward(crops(data_dir, network))
     assert values.dtype == np.float32
     assert 0 < values.mean() < 5
+    model = features.new_head(2)
+    again = OnnxNetwork.from_spec({**model.to_spec(), "layer": "output"}, model.to_onnx()).cut(features.layer)
+    assert again.fingerprint() == features.fingerprint()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -39,7 +39,8 @@ def test_text_shows_what_a_user_reads(vgg: Summary) -> None:
     assert "multiply-adds   15.47 G" in text
     line = next(line for line in text.splitlines() if line.startswith("classifier.0 (Linear)"))
     assert line.split() == [
-        "classifier.0", "(Linear)", "25088", "→", "4096", "1x4096", "102,764,544", "weight:4096x25088", "bias:4096", "flatten",
+        "classifier.0", "(Linear)", "25088", "→", "4096", "1x4096",
+        "102,764,544", "weight:4096x25088", "bias:4096", "flatten",
     ]  # fmt: skip
 
 

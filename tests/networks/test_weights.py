@@ -50,7 +50,7 @@ def server() -> Iterator[Server]:
     state = Server({f"/{NAME}": PUBLISHED})
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  the name is http.server's
+        def do_GET(self) -> None:
             asked = self.headers.get("Range")
             state.ranges.append(asked)
             content = state.files.get(self.path)
@@ -220,7 +220,7 @@ def test_full_disk_is_explained(server: Server, monkeypatch: pytest.MonkeyPatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights, "write_atomically", full)
-    with pytest.raises(DownloadError, match="No space left on device. Set SPARKWRIGHT_HOME to a folder with enough"):
+    with pytest.raises(DownloadError, match=r"No space left on device\. Set SPARKWRIGHT_HOME to a folder with enough"):
         fetch(server.url())
 
 

@@ -211,11 +211,10 @@ def _from_catalogue(
 
     merged = {**entry.options, **options}
     is_random = str(weights) == "random"
-    if is_random:
-        loaded = None
-    elif entry.packaged and weights is None:
+    loaded: Mapping[str, Any] | None = None
+    if entry.packaged and weights is None:
         loaded = read_packaged(entry.packaged)
-    else:
+    elif not is_random:
         loaded = find_weights(entry.name, entry.url, weights, emit)
     try:
         network = TorchNetwork.build(entry.name, entry.build, merged, seed, loaded)

@@ -153,7 +153,7 @@ def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
     names = {name for node in graph.node for name in (*node.input, *node.output)}
     swaps = {old: new}
     if new in names:
-        swaps[new] = next(f"{new}_{n}" for n in range(1, 10**6) if f"{new}_{n}" not in names)
+        swaps[new] = next(name for n in range(1, 10**6) if (name := f"{new}_{n}") not in names)
     for node in graph.node:
         for field in (node.input, node.output):
             for index, name in enumerate(field):

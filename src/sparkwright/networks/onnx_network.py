@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from sparkwright.errors import InputError, ModelError
 from sparkwright.networks.export import append_head, rename_tensor, set_output
-from sparkwright.networks.network import INPUT, Network, Shape, find_layer, spec_digest
+from sparkwright.networks.network import INPUT, OUTPUT, Network, Shape, find_layer, spec_digest
 from sparkwright.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class OnnxNetwork(Network):
         output = model.graph.output[0]
         del model.graph.output[1:]
         rename_tensor(model.graph, source.name, INPUT)
+        if OUTPUT in {tensor for node in model.graph.node for tensor in node.output}:
+            rename_tensor(model.graph, OUTPUT, f"{OUTPUT}_0")  # what `to_onnx` calls the end, whatever it is
         dims = source.type.tensor_type.shape.dim
         fixed = dims[0].dim_value if dims[0].HasField("dim_value") else 0
         dims[0].dim_param = "batch"
@@ -132,7 +134,7 @@ class OnnxNetwork(Network):
         return tuple(self.analysis.names)
 
     def cut(self, layer: str) -> "OnnxNetwork":
-        names = {self.layer: self.layer, **self.analysis.names}
+        names = {OUTPUT: self.layer, self.layer: self.layer, **self.analysis.names}
         tensor = names[find_layer(layer, names, {}, self.name)]
         if tensor == self.layer:
             return self
@@ -197,7 +199,8 @@ class OnnxNetwork(Network):
     def _digest(self) -> str:
         preprocessing = self.preprocessing.to_dict() if self.preprocessing else None
         digest = hashlib.sha256(spec_digest({"kind": "onnx", "preprocessing": preprocessing}))
-        digest.update(self.graph)
+        # Not the file's bytes: the same layers cut out of a file with a head behind them are the same network.
+        self.analysis.update(digest)
         return digest.hexdigest()
 
     def fingerprint(self) -> str:
@@ -260,6 +263,16 @@ class _Graph:
         self.producer = {name: node for node in self.graph.node for name in node.output if name}
         self.initialisers = {tensor.name for tensor in self.graph.initializer}
         self.names = self._layer_names()
+
+    def update(self, digest: "hashlib._Hash") -> None:
+        """Feed all that determines the output into a digest: operators, nodes, weights."""
+        digest.update(self.graph.output[0].name.encode())
+        for opset in sorted(self.model.opset_import, key=lambda opset: str(opset.domain)):
+            digest.update(f"{opset.domain} {opset.version}\n".encode())
+        used = {name for node in self.graph.node for name in _needed(node)}
+        weights = sorted((t for t in self.graph.initializer if t.name in used), key=lambda t: str(t.name))
+        for message in (*self.graph.node, *weights):
+            digest.update(message.SerializeToString(deterministic=True))
 
     def data_nodes(self) -> list[onnx.NodeProto]:
         """Nodes on the way of the data, in order; those that only compute shapes are left out."""
@@ -344,9 +357,9 @@ def _cut(analysis: _Graph, tensor: str) -> bytes:
     output = tensor
     if quantised := _quantisation(analysis, tensor):
         output = f"{tensor}_float32"
-        model.graph.node.append(
-            helper.make_node("DequantizeLinear", [tensor, *quantised], [output], f"{tensor}_DequantizeLinear")
-        )
+        if output not in analysis.producer:  # it is there in a graph that was cut here before
+            node = helper.make_node("DequantizeLinear", [tensor, *quantised], [output], f"{tensor}_DequantizeLinear")
+            model.graph.node.append(node)
     wanted, kept = {output}, []
     for node in reversed(model.graph.node):
         if wanted.intersection(node.output):

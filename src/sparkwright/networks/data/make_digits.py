@@ -35,13 +35,13 @@ def main() -> None:
     )
     module.train()
     for _ in range(_EPOCHS):
-        for rows in torch.randperm(len(inputs)).split(64):
+        for rows in torch.split(torch.randperm(len(inputs)), 64):
             shift = [int(n) for n in torch.randint(-_SHIFT, _SHIFT + 1, (2,))]
             loss = torch.nn.functional.cross_entropy(
                 module(inputs[rows].roll(shift, (2, 3))), targets[rows], label_smoothing=0.1
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     trained = network.with_weights(module.state_dict())  # type: ignore[attr-defined]
