@@ -181,3 +181,18 @@ def test_spec_of_every_network_is_json() -> None:
     for name in ("digits_cnn", "squeezenet1.1", "mobilenet_v1_0.25"):
         network = load_network(name, weights=None if name == "digits_cnn" else "random")
         assert json.loads(json.dumps(network.to_spec()))["name"] == name
+
+
+def test_model_folder_loads_as_the_whole_network(tmp_path: Path) -> None:
+    from sparkwright.models import Model
+    from sparkwright.networks.mlp import mlp
+
+    network = load_network("digits_cnn").cut("fc1")
+    head = mlp(64, 2).with_classes(["five", "six"])
+    Model(network=network, head=head, task="classification", classes=("five", "six")).save(str(tmp_path / "model"))
+    loaded = load_network(tmp_path / "model")
+    assert loaded.classes == ("five", "six")
+    assert loaded.preprocessing == network.preprocessing
+    x = np.random.default_rng(0).random((3, 1, 16, 16)).astype(np.float32)
+    assert np.allclose(loaded.forward(x), head.forward(network.forward(x)), atol=1e-6)
+    assert loaded.cut(str(loaded.feature_layer)).fingerprint() == network.fingerprint()
