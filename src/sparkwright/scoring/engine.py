@@ -3,8 +3,8 @@
 One pool of threads does all the work of a scoring process. The calling thread hands out rows; each is decoded straight
 into its slot of a micro-batch, and the thread that decodes a micro-batch's last row runs the network on it, on itself
 alone. So every core is busy as long as there is work, none waits for another inside the network, and decoded rows go
-to the network while they are in the processor's cache. Micro-batches are small for the same reason: MobileNet v1 on
-two cores runs 480 photos/s in batches of 4, 450 in batches of 8 and 330 in batches of 32.
+to the network while they are in the processor's cache. Micro-batches are small for the same reason: on CPUs a fast
+network is slower in large ones.
 
 Micro-batches cross the borders of the blocks in which rows arrive; blocks leave in the order in which they came, each
 when its rows are done. Memory: ``threads + 2`` micro-batches, the blocks that those touch, and one block read ahead.
