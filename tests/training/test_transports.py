@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -57,6 +57,7 @@ def sum_on_workers(parts: list[Tensor], workers: int) -> tuple[list[Tensor], lis
     return [value for value in sums if value is not None], transports
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 13).flatmap(lambda r: st.tuples(st.just(r), st.integers(1, r))), st.integers(0, 1000))
 def test_the_sum_has_the_same_bits_on_any_number_of_workers(sizes: tuple[int, int], seed: int) -> None:
     replicas, workers = sizes

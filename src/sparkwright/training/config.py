@@ -52,7 +52,8 @@ class TrainingConfig:
         validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
         monitor: What chooses the best epoch: ``"loss"`` or ``"accuracy"``; in a regression ``"loss"``, ``"rmse"``,
             ``"mae"`` or ``"r2"``.
-        refit: Train again, from the start, on training and validation rows for the best number of epochs.
+        refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
+            the schedule then stretches.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
         seed: Of weights, shards, order and dropout.
         threads: CPU threads a replica computes with. Part of the result: sums of several threads round differently.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sparkwright.errors import ColumnError, did_you_mean
+from sparkwright.errors import ColumnError
 
 __all__ = ["ENCODED", "ENCODED_DDL", "SIDES", "TRAIN", "VALIDATION", "Columns", "Encoding", "check_types", "label_kind"]
 
@@ -208,14 +208,11 @@ class _Problems:
 
 
 def check_types(columns: Columns, schema: pa.Schema, task: str) -> None:
-    """Check that the columns are there and of types that `Encoding` takes.
+    """Check that the columns are of types that `Encoding` takes.
 
     Raises:
-        ColumnError: What is missing or of another type.
+        ColumnError: One is of another type.
     """
-    for name in columns.names:
-        if name not in schema.names:
-            raise ColumnError(f"Column `{name}` not found in {schema.names}.{did_you_mean(name, schema.names)}")
     features = schema.field(columns.features).type
     is_list = pa.types.is_list(features) or pa.types.is_large_list(features) or pa.types.is_fixed_size_list(features)
     if not is_list or not _is_number(features.value_type):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
 
-from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError, did_you_mean
 from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.config import TrainingConfig
@@ -139,7 +139,10 @@ def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
-    if columns.split in df.columns:
+    for name in columns.names:
+        if name not in df.columns:
+            raise ColumnError(f"Column `{name}` not found in {df.columns}.{did_you_mean(name, df.columns)}")
+    if columns.split is not None:
         df = df.where(F.col(f"`{columns.split}`").eqNullSafe("test") == F.lit(False))
     there = {field.name: field.dataType for field in df.schema.fields if field.name in columns.names}
     return df.select(

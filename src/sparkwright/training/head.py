@@ -77,14 +77,16 @@ def train_head(
     started = time.perf_counter()
     with cpu_threads(config.threads):
         validation = VALIDATION if population.validated else None
-        fitted = _fit(config, population, rows, transport, [TRAIN], validation, None, emit)
+        fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit)
         seconds = {"selection": time.perf_counter() - started}
         best, history = fitted.epoch, fitted.history
         if config.refit and population.validated:
             started = time.perf_counter()
             emit(StageStarted("refit", total=best, unit="epochs"))
             progress = _RefitProgress(emit)
-            fitted = _fit(config, population, rows, transport, [TRAIN, VALIDATION], None, best, progress)
+            # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
+            again = config.replace(epochs=best)
+            fitted = _fit(again, population, rows, transport, [TRAIN, VALIDATION], None, progress)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
         weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
@@ -98,7 +100,6 @@ def _fit(
     transport: Transport,
     sides: Sequence[int],
     validation: int | None,
-    epochs: int | None,
     emit: Emit,
 ) -> Fitted:
     """Train one head from the start, on the rows of some sides."""
@@ -125,7 +126,7 @@ def _fit(
     # Weights of mean 1 leave the rate's meaning as it is without them.
     train = shards(sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
     loop = Loop(config, task, Averaging(config.sync_every), transport, emit)
-    fitted = loop.fit(module, train, None if validation is None else shards([validation], 1.0), epochs)
+    fitted = loop.fit(module, train, None if validation is None else shards([validation], 1.0))
     task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
     return fitted
 

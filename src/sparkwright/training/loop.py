@@ -109,7 +109,6 @@ class Loop:
         module: nn.Module,
         train: Mapping[int, Shard],
         validation: Mapping[int, Shard] | None = None,
-        epochs: int | None = None,
     ) -> Fitted:
         """Train copies of `module`, one for each hosted replica; a collective call.
 
@@ -117,12 +116,11 @@ class Loop:
             module: The layers with their first weights, the same in every process.
             train: Shard of each hosted replica; together they hold at least one row.
             validation: Likewise the rows that choose the best epoch; None keeps the last epoch's weights.
-            epochs: Where to stop, on the schedule of ``config.epochs``; by default at its end.
 
         Raises:
             InputError: The loss is not finite.
         """
-        last = epochs or self.config.epochs
+        last = self.config.epochs
         replicas = [
             Replica(index, copy.deepcopy(module), train[index], self.task, self.config)
             for index in self.transport.hosted

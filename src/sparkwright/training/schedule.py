@@ -10,8 +10,7 @@ __all__ = ["rate_at"]
 def rate_at(config: TrainingConfig, epoch: float) -> float:
     """Return the rate after `epoch` epochs (0 is the start, fractions lie inside an epoch).
 
-    The schedule's length is ``config.epochs``, whether training stops earlier or not, so that a refit which ends at
-    the best epoch takes the very rates that were validated.
+    The schedule's length is ``config.epochs``, whether training stops earlier or not.
     """
     done = epoch / config.epochs
     warm = min(1.0, epoch / config.warmup) if config.warmup else 1.0
