@@ -27,6 +27,17 @@ def test_a_failed_run_records_why(tmp_path):
     assert read_run(str(tmp_path / "run"))[2][-1].event == RunEnded(ok=False, message="ValueError: boom")
 
 
+def test_input_that_is_refused_leaves_no_folder_unless_something_was_made(tmp_path):
+    with pytest.raises(InputError, match="no"), Run(str(tmp_path / "run"), "transfer", {}):
+        raise InputError("no")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    run = Run(str(tmp_path / "run"), "transfer", {})
+    run.write("features/features.json", {})
+    run.__exit__(InputError, InputError("no"), None)
+    assert (tmp_path / "run" / "features").exists()
+
+
 def test_an_existing_run_is_refused_and_overwrite_begins_anew_but_keeps_features(tmp_path):
     folder = tmp_path / "run"
     with Run(str(folder), "transfer", {"seed": 0}) as run:

@@ -25,7 +25,7 @@ from sparkwright.errors import ExistsError, InputError, NotFoundError
 from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink, StageEnded, Stamped, read_events
 from sparkwright.models import library_versions
 
-__all__ = ["Run", "read_run"]
+__all__ = ["Run", "check_folder", "read_run"]
 
 CONFIG, EVENTS, METRICS = "config.json", "events.jsonl", "metrics.json"
 
@@ -62,6 +62,7 @@ class Run:
         self.metrics: dict[str, Any] = {}
         document = {"command": command, "config": dict(config), "versions": library_versions()}
         document = json.loads(json.dumps(document))  # tuples become lists, so that it compares with what is on disk
+        check_folder(uri, overwrite=overwrite, resume=resume)
         self._prepare(document, overwrite=overwrite, resume=resume)
         storage.write_bytes(self.path(CONFIG), json.dumps(document, indent=2, ensure_ascii=False).encode())
         self._staging = None if storage.is_local(self.uri) else Path(tempfile.mkdtemp(prefix="sparkwright-run-"))
@@ -90,25 +91,15 @@ class Run:
             storage.upload(self._event_path, self.path(EVENTS))
 
     def _prepare(self, document: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
-        there = storage.list_files(self.uri)
-        if not there:
-            return
-        if CONFIG not in there:
-            raise ExistsError(f"{self.uri} is not empty and holds no run, so it is left alone. Choose another folder.")
-        if resume:
-            known = json.loads(storage.read_bytes(self.path(CONFIG)))
-            differences = _differences(known, document)
+        """Make the folder ready for this run."""
+        if resume and storage.exists(self.path(CONFIG)):
+            differences = _differences(json.loads(storage.read_bytes(self.path(CONFIG))), document)
             if differences:
                 raise InputError(
                     f"{self.uri} holds a run of another configuration, which cannot be resumed. Differences (there → "
                     f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
                 )
-        elif not overwrite:
-            raise ExistsError(
-                f"{self.uri} holds a run already. Choose another folder, pass overwrite=True (--overwrite) to begin "
-                "anew, or resume=True (--resume) to go on."
-            )
-        if overwrite:
+        elif overwrite:
             for name in (EVENTS, METRICS, "report.html", "model", "predictions"):
                 storage.remove(self.path(name))
 
@@ -127,6 +118,28 @@ class Run:
         self._file.close()
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
+        # Input that was refused before anything was made must not stand in the way of the corrected command.
+        if isinstance(error, InputError) and set(storage.list_files(self.uri)) <= {CONFIG, EVENTS}:
+            storage.remove(self.uri)
+
+
+def check_folder(uri: str, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse a folder that a run may not write to.
+
+    Raises:
+        ExistsError: it is not empty, and neither `overwrite` nor `resume` was asked for; or it holds something else
+            than a run.
+    """
+    there = storage.list_files(uri)
+    if not there:
+        return
+    if CONFIG not in there:
+        raise ExistsError(f"{uri} is not empty and holds no run, so it is left alone. Choose another folder.")
+    if not overwrite and not resume:
+        raise ExistsError(
+            f"{uri} holds a run already. Choose another folder, pass overwrite=True (--overwrite) to begin anew, or "
+            "resume=True (--resume) to go on."
+        )
 
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

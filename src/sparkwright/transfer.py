@@ -23,7 +23,7 @@ from sparkwright.models import Model
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.run_report import THUMBNAILS, write_run_report
-from sparkwright.runs import Run
+from sparkwright.runs import Run, check_folder
 from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize
 from sparkwright.scoring.model_transformer import predict
@@ -108,6 +108,7 @@ def transfer(
         ErrorRateError: too many photos failed.
         WorkerError: a process of the cluster failed.
     """
+    check_folder(out, overwrite=overwrite, resume=resume)
     cut = load_cut(network, weights, preprocessing, layer)
     training = (training or TrainingConfig(refit=True)).replace(seed=seed)
     config = {
@@ -165,6 +166,7 @@ def train_features(
         ColumnError: they have no labels or no sides.
         ExistsError: `out` is there already.
     """
+    check_folder(out, overwrite=overwrite, resume=resume)
     training = training or TrainingConfig(refit=True)
     found = open_features(spark, features)
     missing = [name for name in ("label", "split") if name not in found.rows.columns]
@@ -224,7 +226,7 @@ def read_sides(
             f"A classifier needs at least two classes; the labels found are {list(photos.classes)}. Check --labels: "
             "with `folder` a photo's label is the folder that it lies in."
         )
-    rows = photos.rows if labels is None else photos.rows.where("label IS NOT NULL")
+    rows = photos.rows.drop("label") if labels is None else photos.rows.where("label IS NOT NULL")
     if split is None:
         return rows, photos
     label, column = (None if labels is None else "label"), (None if group is None else "group")

@@ -2,23 +2,16 @@
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Remote, open_session, show
-from sparkwright.errors import EnvironmentNotReadyError
+from sparkwright.cli.options import Conf, Json, Master, Remote, parse_conf, parse_master, show
 
 _MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
 
 
 def doctor(master: Master = None, remote: Remote = None, conf: Conf = None, as_json: Json = False) -> None:
     """Check Java, Python, versions, memory and slots, here and on the workers."""
-    from sparkwright import session
+    from sparkwright.session import doctor as check
 
-    checks = session.doctor()
-    if all(check.ok is not False for check in checks):
-        try:
-            with open_session(master, remote, conf) as spark:
-                checks = session.doctor(spark)
-        except EnvironmentNotReadyError as error:
-            checks = [*checks, session.Check("Spark", False, "does not start", str(error))]
+    checks = check(parse_master(master, remote), remote, parse_conf(conf))
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.ok]}  {check.name:<12} {check.found}")

@@ -33,6 +33,8 @@ __all__ = [
     "Split",
     "Weights",
     "open_session",
+    "parse_conf",
+    "parse_master",
     "parse_settings",
     "parse_split",
     "progress_sinks",
@@ -83,6 +85,32 @@ Settings = Annotated[
 Replicas = Annotated[int, typer.Option(help="Copies of the weights that train side by side; part of the result.")]
 
 
+def parse_conf(conf: Sequence[str] | None) -> dict[str, str]:
+    """Read Spark settings of the form ``key=value``.
+
+    Raises:
+        InputError: one has no equals sign.
+    """
+    settings = {}
+    for item in conf or ():
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise InputError(f"--conf needs KEY=VALUE, and got `{item}`.")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def parse_master(master: str | None, remote: str | None) -> str | None:
+    """Return the master to start with; None with a Spark Connect server.
+
+    Raises:
+        InputError: both are given.
+    """
+    if master and remote:
+        raise InputError("--master and --remote exclude each other; give one of them.")
+    return None if remote else master or "local[*]"
+
+
 @contextmanager
 def open_session(master: str | None, remote: str | None, conf: Sequence[str] | None) -> "Iterator[SparkSession]":
     """Start a session, and stop it at the end.
@@ -92,15 +120,7 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str] | N
     """
     from sparkwright import session
 
-    if master and remote:
-        raise InputError("--master and --remote exclude each other; give one of them.")
-    settings = {}
-    for item in conf or ():
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise InputError(f"--conf needs KEY=VALUE, and got `{item}`.")
-        settings[key.strip()] = value.strip()
-    spark = session.start(None if remote else master or "local[*]", remote, settings)
+    spark = session.start(parse_master(master, remote), remote, parse_conf(conf))
     try:
         yield spark
     finally:

@@ -20,8 +20,10 @@ def quickstart(
 ) -> None:
     """Run the main job on handwritten digits: a network that knows 0 to 4 is transferred to 5 to 9."""
     from sparkwright.data.digits import write_digits
+    from sparkwright.runs import check_folder
     from sparkwright.transfer import transfer
 
+    check_folder(out, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="sparkwright-digits-") as folder:
         write_digits(Path(folder), digits=range(5, 10))
         with open_session(master, None, conf) as spark:

@@ -1,0 +1,209 @@
+"""The command line: results, messages, exit codes."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparkwright import cli
+from sparkwright.data.digits import write_digits
+
+
+@pytest.fixture
+def sparkwright(spark, monkeypatch, capsys):
+    """Run the command in this process, on the shared session; return (exit code, stdout, stderr)."""
+
+    @contextlib.contextmanager
+    def shared(master, remote, conf):
+        yield spark
+
+    for module in (cli.transfer, cli.featurize, cli.train, cli.evaluate, cli.predict, cli.quickstart):
+        monkeypatch.setattr(module, "open_session", shared)
+    return _runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def plain(monkeypatch, capsys):
+    """The same without a session."""
+    return _runner(monkeypatch, capsys)
+
+
+def _runner(monkeypatch, capsys):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sparkwright", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    write_digits(folder, digits=[5, 6])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Where the first test leaves its run, for those that use a model."""
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+def test_transfer_prints_one_json_document(sparkwright, photos, done):
+    code, out, err = sparkwright("transfer", photos, "--network", "digits_cnn", "--out", done, "--json")
+    assert code == 0
+    assert err == ""
+    assert json.loads(out)["metrics"]["test"]["accuracy"] > 0.9
+
+
+def test_transfer_into_an_existing_run_exits_with_2_and_says_what_to_do(sparkwright, photos, done):
+    code, out, err = sparkwright("transfer", photos, "--network", "digits_cnn", "--out", done)
+    assert (code, out) == (2, "")
+    assert "holds a run already" in err
+    assert "--overwrite" in err
+    assert "Traceback" not in err
+
+
+def test_predict_prints_labels_and_writes_csv_and_parquet(sparkwright, spark, photos, done, tmp_path):
+    code, out, _ = sparkwright("predict", f"{done}/model", photos / "5", "--top", "2")
+    assert code == 0
+    assert out.count(".png  5 ") > 15
+    assert "more; --out" in out
+    code, out, _ = sparkwright("predict", f"{done}/model", photos, "--out", tmp_path / "labels.csv", "--top", "2")
+    assert code == 0
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    assert lines[0] == "path,prediction,probability,label_1,probability_1,label_2,probability_2,error"
+    assert len(lines) == 1 + len(list(photos.glob("*/*")))
+    code, out, _ = sparkwright("predict", f"{done}/model", photos, "--out", tmp_path / "labels", "--json")
+    assert json.loads(out)["rows"] == spark.read.parquet(str(tmp_path / "labels")).count()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "labels.csv"]
+
+
+def test_predict_refuses_too_many_failures_and_leaves_nothing(sparkwright, done, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no photo")
+    code, _, err = sparkwright("predict", f"{done}/model", tmp_path / "photos", "--out", tmp_path / "out")
+    assert code == 1
+    assert "1 of 1 rows failed" in err
+    assert "unreadable" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_evaluate_photos_and_features(sparkwright, photos, done):
+    code, out, _ = sparkwright("evaluate", f"{done}/model", photos, "--json")
+    assert code == 0
+    assert json.loads(out)["evaluated"] == len(list(photos.glob("*/*")))
+    code, out, _ = sparkwright("evaluate", f"{done}/model", f"{done}/features", "--side", "test", "--json")
+    metrics = json.loads((done / "metrics.json").read_text())
+    assert json.loads(out)["accuracy"] == metrics["test"]["accuracy"]
+
+
+def test_featurize_then_train_gives_a_tested_model(sparkwright, photos, tmp_path):
+    features = tmp_path / "features"
+    words = ("featurize", photos, "--network", "digits_cnn", "--out", features, "--labels", "folder")
+    code, out, _ = sparkwright(*words, "--split", "0.6,0.2,0.2")
+    assert code == 0
+    assert "computed" in out
+    code, out, _ = sparkwright("train", features, "--out", tmp_path / "run", "--set", "epochs=3")
+    assert code == 0
+    assert "test accuracy" in out
+
+
+def test_train_on_features_without_labels_says_how_to_make_them(sparkwright, photos, tmp_path):
+    sparkwright("featurize", photos, "--network", "digits_cnn", "--out", tmp_path / "features")
+    code, _, err = sparkwright("train", tmp_path / "features", "--out", tmp_path / "run")
+    assert code == 2
+    assert "no column label and no column split" in err
+
+
+def test_report_is_written_again(sparkwright, done):
+    before = (done / "report.html").read_text()
+    (done / "report.html").unlink()
+    code, out, _ = sparkwright("report", done)
+    assert code == 0
+    assert "report.html" in out
+    assert "test accuracy" in before
+    assert (done / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("transfer", "nowhere", "--network", "digits_cnn", "--out", "{}/x"), "No such path: "),
+        (("transfer", "{photos}", "--network", "digits_cn", "--out", "{}/x"), "Did you mean `digits_cnn`?"),
+        (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--split", "1,2,3"), "add up to 1"),
+        (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--set", "epoch=3"), "`epochs`?"),
+        (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--set", "epochs"), "NAME=VALUE"),
+        (("evaluate", "{}/none", "{photos}"), "No model at"),
+        (("report", "{}"), "No run at"),
+        (("summary", "vgg-16"), "Did you mean `vgg16`?"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_a_message_without_a_traceback(sparkwright, photos, tmp_path, words, message):
+    code, out, err = sparkwright(*(word.format(tmp_path, photos=photos) for word in words))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_wrong_usage_exits_with_2(plain):
+    code, _, err = plain("transfer")
+    assert code == 2
+    assert "Missing argument" in err
+
+
+def test_errors_are_json_too_where_json_is_asked_for(plain, tmp_path):
+    code, out, _ = plain("report", tmp_path, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["kind"] == "NotFoundError"
+
+
+def test_master_and_remote_exclude_each_other(plain, tmp_path):
+    words = ("evaluate", tmp_path, tmp_path, "--master", "local[1]", "--remote", "sc://x")
+    code, _, err = plain(*words)
+    assert code == 2
+    assert err
+
+
+def test_networks_lists_the_catalogue(plain):
+    code, out, _ = plain("networks")
+    assert code == 0
+    assert "vgg16" in out
+
+
+def test_summary_of_vgg16_counts_its_parameters_without_a_download(plain):
+    code, out, _ = plain("summary", "vgg16")
+    assert code == 0
+    assert "138,357,544" in out
+
+
+def test_version(plain):
+    import sparkwright as package
+
+    assert plain("--version")[:2] == (0, f"{package.__version__}\n")
+
+
+def test_doctor_finds_all_well_and_says_what_it_looked_at(sparkwright):
+    code, out, _ = sparkwright("doctor", "--json")
+    document = json.loads(out)
+    assert (code, document["ok"]) == (0, True)
+    assert {"Java", "Python", "Packages", "Memory"} <= {check["name"] for check in document["checks"]}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_the_quickstart_ends_in_a_tested_model(tmp_path):
+    command = [sys.executable, "-m", "sparkwright", "quickstart", "--master", "local[2]", "--out", "run"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "test accuracy  0.9" in ended.stdout
+    report = next(line.split()[1] for line in ended.stdout.splitlines() if line.startswith("report"))
+    assert Path(report).is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -1,0 +1,128 @@
+"""The main job, from photos to a tested classifier."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparkwright.errors import ExistsError, InputError, NotFoundError
+from sparkwright.events import EpochEnded, Progress, RunEnded, StageEnded
+from sparkwright.models import Model
+from sparkwright.runs import read_run
+from sparkwright.scoring.feature_set import open_features
+from sparkwright.scoring.predictor import Predictor
+from sparkwright.training.config import TrainingConfig
+from sparkwright.transfer import train_features, transfer
+
+pytestmark = pytest.mark.connect
+
+
+def folder(result):
+    return Path(result.run.removeprefix("file://"))
+
+
+def test_digits_are_told_apart(run):
+    test = run.metrics["test"]
+    assert test["accuracy"] > 0.9
+    assert test["accuracy_interval"][0] < test["accuracy"] < test["accuracy_interval"][1]
+    assert test["baseline"]["majority"]["accuracy"] < 0.3
+    assert run.model.classes == ("5", "6", "7", "8", "9")
+
+
+def test_every_photo_is_accounted_for(run, digits):
+    data = run.metrics["data"]
+    files = len(list(digits.glob("*/*.png")))
+    assert sum(n for side in data["rows"].values() for n in side.values()) == files
+    assert data["errors"]["count"] == 1
+    assert data["errors"]["kinds"] == {"unreadable": 1}
+    assert data["errors"]["examples"][0]["path"].endswith("7/broken é.png")
+    assert run.metrics["features"]["computed"] == files
+
+
+def test_the_run_folder_holds_what_is_documented(run):
+    names = {path.name for path in folder(run).iterdir()}
+    assert {"config.json", "events.jsonl", "metrics.json", "report.html", "model", "features", "predictions"} <= names
+    document, metrics, events = read_run(run.run)
+    assert document["config"]["training"]["replicas"] == 4
+    assert metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
+    kinds = [type(stamped.event) for stamped in events]
+    assert kinds[-1] is RunEnded
+    assert kinds.count(StageEnded) >= 5
+    assert EpochEnded in kinds
+    assert any(isinstance(s.event, Progress) and s.event.stage == "features" and s.event.done for s in events)
+
+
+def test_the_report_shows_the_result_and_loads_nothing(run):
+    page = (folder(run) / "report.html").read_text()
+    assert f"{100 * run.metrics['test']['accuracy']:.1f}" in page
+    assert "broken é.png" in page
+    assert len(page) < 5_000_000
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_the_model_labels_photos_without_spark_as_the_run_did(run, spark, digits):
+    predictor = Predictor.load(str(folder(run) / "model"))
+    rows = spark.read.parquet(f"{run.run}/predictions").where("error IS NULL").orderBy("key").limit(20).collect()
+    answers = predictor.predict([digits / row["key"] for row in rows])
+    assert [answer.label for answer in answers] == [row["prediction"] for row in rows]
+    np.testing.assert_allclose(
+        [answer.probability for answer in answers], [row["probability"] for row in rows], atol=1e-6
+    )
+
+
+def test_the_saved_model_is_the_returned_one(run):
+    loaded = Model.load(str(folder(run) / "model"))
+    assert loaded.full.fingerprint() == run.model.full.fingerprint()
+    assert loaded.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
+
+
+def test_training_again_on_the_features_gives_the_same_head(run, spark, tmp_path):
+    again = train_features(spark, f"{run.run}/features", str(tmp_path / "again"))
+    assert again.model.head.fingerprint() == run.model.head.fingerprint()
+    assert again.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
+
+
+def test_another_run_takes_known_features_over(run, spark, digits, tmp_path):
+    again = transfer(
+        spark,
+        str(digits),
+        "digits_cnn",
+        str(tmp_path / "again"),
+        reuse=[f"{run.run}/features"],
+        training=TrainingConfig(epochs=2),
+        seed=1,
+    )
+    assert again.metrics["features"]["reused"] == run.metrics["features"]["computed"] - 1  # a failure is tried again
+    assert open_features(spark, f"{again.run}/features").computed == 1
+
+
+def test_a_run_that_is_there_is_refused_before_anything_is_computed(run, spark, digits):
+    with pytest.raises(ExistsError, match="holds a run already"):
+        transfer(spark, str(digits), "digits_cnn", run.run)
+
+
+def test_one_class_only_is_refused(spark, digits, tmp_path):
+    shutil.copytree(digits / "5", tmp_path / "photos" / "5")
+    with pytest.raises(InputError, match="at least two classes"):
+        transfer(spark, str(tmp_path / "photos"), "digits_cnn", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_such_path_is_named(spark, tmp_path):
+    with pytest.raises(NotFoundError, match="nowhere"):
+        transfer(spark, str(tmp_path / "nowhere"), "digits_cnn", str(tmp_path / "run"))
+
+
+def test_an_unknown_layer_is_named_with_the_closest(spark, digits, tmp_path):
+    with pytest.raises(LookupError, match="has no layer `polo`"):
+        transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), layer="polo")
+    assert not (tmp_path / "run").exists()
+
+
+def test_configuration_is_kept_as_it_was_asked_for(run):
+    config = json.loads((folder(run) / "config.json").read_text())["config"]
+    assert config["split"] == [0.6, 0.2, 0.2]
+    assert config["labels"] == "folder"
