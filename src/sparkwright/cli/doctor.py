@@ -9,9 +9,9 @@ _MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
 
 def doctor(master: Master = None, remote: Remote = None, conf: Conf = None, as_json: Json = False) -> None:
     """Check Java, Python, versions, memory and slots, here and on the workers."""
-    from sparkwright.session import doctor as check
+    from sparkwright.session import doctor as examine
 
-    checks = check(parse_master(master, remote), remote, parse_conf(conf))
+    checks = examine(parse_master(master, remote), remote, parse_conf(conf))
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.ok]}  {check.name:<12} {check.found}")

@@ -95,9 +95,12 @@ def _connect(remote: str, conf: Mapping[str, str], app_name: str) -> "SparkSessi
 
 
 def _defaults(local: bool, quiet: bool) -> dict[str, str]:
-    settings = {"spark.ui.showConsoleProgress": "false"}
-    if quiet:
-        settings["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}"
+    java = [f"-Dlog4j2.configurationFile={_LOG_SETTINGS.as_uri()}"] if quiet else []
+    if local:
+        # Photos and training keep the cores busy in Python; the JVM's best compiler and its parallel collectors would
+        # take them away for most of a job of minutes.
+        java += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    settings = {"spark.ui.showConsoleProgress": "false", "spark.driver.extraJavaOptions": " ".join(java)}
     if local:
         settings |= {
             "spark.ui.enabled": "false",
