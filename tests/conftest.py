@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left_out = [], []
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop"}.items():
+        for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop", "yarn": "hadoop"}.items():
             if fixture in fixtures:
                 item.add_marker(mark)
         (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
