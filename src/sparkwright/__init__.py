@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Evaluation": "sparkwright.evaluation.evaluate",
     "Featurizer": "sparkwright.scoring.featurizer",
+    "Images": "sparkwright.data.images",
     "Model": "sparkwright.models",
     "ModelTransformer": "sparkwright.scoring.model_transformer",
     "Network": "sparkwright.networks.network",
@@ -21,10 +22,18 @@ _HOME = {
     "evaluate": "sparkwright.evaluation.evaluate",
     "evaluate_regression": "sparkwright.evaluation.evaluate",
     "featurize": "sparkwright.scoring.features",
+    "find_duplicates": "sparkwright.data.splits",
     "load_network": "sparkwright.networks.catalogue",
     "mlp": "sparkwright.networks.mlp",
     "open_features": "sparkwright.scoring.feature_set",
     "predict": "sparkwright.scoring.model_transformer",
+    "read_images": "sparkwright.data.images",
+    "split": "sparkwright.data.splits",
+    "split_by_column": "sparkwright.data.splits",
+    "split_by_folder": "sparkwright.data.splits",
+    "split_by_table": "sparkwright.data.splits",
+    "split_counts": "sparkwright.data.splits",
+    "start": "sparkwright.session",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
