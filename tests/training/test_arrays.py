@@ -11,7 +11,9 @@ from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.result import TrainingResult
 
-QUICK = TrainingConfig(epochs=20, batch_size=16, learning_rate=0.02, dropout=0.0, patience=None)
+QUICK = TrainingConfig(
+    optimizer="sgd", weight_decay=0.01, learning_rate=0.02, epochs=20, batch_size=16, dropout=0.0, patience=None
+)
 
 
 def blobs(n: int = 300, classes: int = 3, width: int = 8, seed: int = 0) -> tuple[NDArray, NDArray]:

@@ -19,7 +19,7 @@ def test_all_problems_are_said_at_once() -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "fast", True, -1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "fast", True, -1, 0])
 def test_a_rate_that_is_no_positive_number_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="`learning_rate` must be above 0"):
         TrainingConfig(learning_rate=value)  # type: ignore[arg-type]
@@ -57,3 +57,20 @@ def test_the_activations_are_those_of_the_network() -> None:
     from sparkwright.networks import mlp
 
     assert tuple(mlp.ACTIVATIONS) == ACTIVATIONS
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate", "decay", "dropped"),
+    [
+        ({}, 0.002, 3.0, 0.3),
+        ({"optimizer": "sgd"}, 0.02, 0.0, 0.3),
+        ({"optimizer": "adam"}, 0.002, 0.0, 0.3),
+        ({"task": "regression"}, 0.01, 0.0, 0.0),
+        ({"learning_rate": 1.0, "weight_decay": 0.5, "dropout": 0.1}, 1.0, 0.5, 0.1),
+    ],
+)
+def test_what_is_left_open_follows_task_and_optimiser(
+    settings: dict[str, object], rate: float, decay: float, dropped: float
+) -> None:
+    config = TrainingConfig().replace(**settings)
+    assert (config.rate, config.decay, config.dropped) == (rate, decay, dropped)

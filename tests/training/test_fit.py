@@ -30,7 +30,7 @@ from sparkwright.training.worker import TrainingJob
 pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
 
 CONFIG = TrainingConfig(
-    hidden=(8,), dropout=0.2, epochs=5, batch_size=16, learning_rate=0.02, refit=True, patience=None
+    hidden=(8,), optimizer="sgd", dropout=0.2, epochs=5, batch_size=16, learning_rate=0.02, refit=True, patience=None
 )
 
 
@@ -225,5 +225,6 @@ def test_a_killed_worker_ends_the_training_soon(table: DataFrame, monkeypatch: p
     with pytest.raises(WorkerError, match=r"A Python worker of the cluster died|crashed|lost contact"):
         train(table.withColumn("signal", F.lit(1.0)), CONFIG, split="split", weight="signal", num_workers=2)
     assert time.monotonic() - started < 45
+    monkeypatch.undo()
     result = train(table, CONFIG, split="split", num_workers=2)  # the session still works
     assert result.rows["train"] > 0

@@ -34,11 +34,14 @@ class TrainingConfig:
         hidden: Widths of the hidden layers; none makes a linear head.
         activation: Activation after each hidden layer: one of `ACTIVATIONS`.
         dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
+            None: 0.3 in a classification, 0 in a regression.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
-        learning_rate: The schedule's highest rate.
+        learning_rate: The schedule's highest rate. None: 0.02 for SGD; for Adam and AdamW 0.002, in a
+            regression 0.01.
         momentum: Momentum of SGD; first-moment decay of Adam and AdamW.
         nesterov: Whether SGD's momentum looks ahead (Sutskever et al. 2013).
-        weight_decay: L2 penalty of weights (never of biases); AdamW decouples it (Loshchilov and Hutter 2019).
+        weight_decay: L2 penalty of weights (never of biases); AdamW decouples it (Loshchilov and Hutter 2019). None: 3
+            for AdamW in a classification, else 0.
         schedule: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0 at the last epoch), or ``"step"`` (a tenth at
             half of the epochs, a hundredth at three quarters).
         warmup: Epochs during which the rate rises linearly from 0; may be a fraction.
@@ -65,12 +68,12 @@ class TrainingConfig:
     task: str = "classification"
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
-    dropout: float = 0.0
-    optimizer: str = "sgd"
-    learning_rate: float = 0.01
+    dropout: float | None = None
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
-    weight_decay: float = 0.01
+    weight_decay: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.0
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
@@ -93,6 +96,29 @@ class TrainingConfig:
         if problems:
             listed = "".join(f"\n- {problem}" for problem in problems) if len(problems) > 1 else " " + problems[0]
             raise InputError(f"The training cannot be configured like this:{listed}")
+
+    @property
+    def rate(self) -> float:
+        """`learning_rate`, or what None stands for."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.optimizer == "sgd":
+            return 0.02
+        return 0.002 if self.task == "classification" else 0.01
+
+    @property
+    def decay(self) -> float:
+        """`weight_decay`, or what None stands for."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return 3.0 if self.optimizer == "adamw" and self.task == "classification" else 0.0
+
+    @property
+    def dropped(self) -> float:
+        """`dropout`, or what None stands for."""
+        if self.dropout is not None:
+            return self.dropout
+        return 0.3 if self.task == "classification" else 0.0
 
     @property
     def direction(self) -> Literal["min", "max"]:
@@ -143,7 +169,7 @@ class TrainingConfig:
             integral = name in _WHOLE
             number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
             if not number or (integral and given != int(given)) or not holds(given):
-                if given is None and name == "patience":
+                if given is None and name in _MAY_BE_NONE:
                     continue
                 problems.append(f"`{name}` must be {wanted}, not {given!r}.")
         problems += [
@@ -188,6 +214,7 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
     ("threads", "a whole number of at least 1", lambda v: v >= 1),
 )
+_MAY_BE_NONE = ("dropout", "learning_rate", "weight_decay", "patience")
 _WHOLE = cast(
     frozenset[str],
     frozenset(name for name, wanted, _ in _RANGES if "whole number" in wanted),

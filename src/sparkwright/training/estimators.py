@@ -49,6 +49,10 @@ def _whole_or_none(value: Any) -> int | None:
     return None if value is None else TypeConverters.toInt(value)
 
 
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else TypeConverters.toFloat(value)
+
+
 def _anything(value: Any) -> Any:  # checked with all others by TrainingConfig
     return value
 
@@ -100,12 +104,12 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     predictionCol = _param("predictionCol", "column that the model adds", TypeConverters.toString)
     hiddenLayers = _param("hiddenLayers", "widths of the hidden layers; none: linear", TypeConverters.toListInt)
     activation = _param("activation", "activation after hidden layers", TypeConverters.toString)
-    dropout = _param("dropout", "share of hidden outputs (linear: of features) dropped", TypeConverters.toFloat)
+    dropout = _param("dropout", "share of hidden outputs (linear: of features) dropped; None: by task", _number_or_none)
     optimizer = _param("optimizer", "sgd, adam or adamw", TypeConverters.toString)
-    learningRate = _param("learningRate", "the schedule's highest rate", TypeConverters.toFloat)
+    learningRate = _param("learningRate", "the schedule's highest rate; None: by optimizer", _number_or_none)
     momentum = _param("momentum", "of SGD; first-moment decay of Adam", TypeConverters.toFloat)
     nesterov = _param("nesterov", "whether SGD's momentum looks ahead", TypeConverters.toBoolean)
-    weightDecay = _param("weightDecay", "L2 penalty of weights", TypeConverters.toFloat)
+    weightDecay = _param("weightDecay", "L2 penalty of weights; None: by task and optimizer", _number_or_none)
     schedule = _param("schedule", "constant, cosine, linear or step", TypeConverters.toString)
     warmup = _param("warmup", "epochs during which the rate rises", TypeConverters.toFloat)
     epochs = _param("epochs", "passes over the training rows, at most", TypeConverters.toInt)

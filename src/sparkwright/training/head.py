@@ -52,7 +52,7 @@ class Outcome:
 def build_head(config: TrainingConfig, width: int, outputs: int) -> TorchNetwork:
     """Return the head before training: standardisation (mean 0, factor 1, if asked), hidden layers, output."""
     neutral = {"mean": np.zeros(width), "scale": np.ones(width)} if config.standardise else {}
-    return mlp(width, outputs, config.hidden, config.activation, config.dropout, config.seed, **neutral)
+    return mlp(width, outputs, config.hidden, config.activation, config.dropped, config.seed, **neutral)
 
 
 def train_head(

@@ -139,7 +139,8 @@ class Loop:
                 kept.copy_(replicas[0].flat.weights_N)
             history.append(ended)
             self.emit(ended)
-            if validation is not None and best.exhausted(epoch):
+            # Only a look at the validation rows can tell that patience was in vain.
+            if validation is not None and looks and best.exhausted(epoch):
                 break
         if best.epoch:
             replicas[0].flat.weights_N.copy_(kept)
@@ -171,7 +172,7 @@ class Loop:
             raise InputError(
                 f"The loss became {losses.sum()} in epoch {epoch} (replicas "
                 f"{', '.join(map(str, np.flatnonzero(~np.isfinite(losses))))}). Lower `learningRate` (now "
-                f"{self.config.learning_rate}), or look for extreme values in the features."
+                f"{self.config.rate}), or look for extreme values in the features."
             )
         return EpochEnded(
             epoch=epoch,

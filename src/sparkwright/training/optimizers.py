@@ -76,5 +76,5 @@ class Adam(Optimizer):
 def make_optimizer(config: TrainingConfig) -> Optimizer:
     """Return the optimiser that `config` names."""
     if config.optimizer == "sgd":
-        return Sgd(config.weight_decay, config.momentum, config.nesterov)
-    return Adam(config.weight_decay, config.momentum, decoupled=config.optimizer == "adamw")
+        return Sgd(config.decay, config.momentum, config.nesterov)
+    return Adam(config.decay, config.momentum, decoupled=config.optimizer == "adamw")

@@ -23,4 +23,4 @@ def rate_at(config: TrainingConfig, epoch: float) -> float:
             factor = 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
         case _:
             factor = 1.0
-    return config.learning_rate * warm * factor
+    return config.rate * warm * factor

@@ -1,0 +1,120 @@
+"""The estimators: Params, pipelines, saving and loading."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+
+from sparkwright.errors import InputError, NameUnknownError
+from sparkwright.models import Model
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.estimators import MLPClassificationModel, MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def table(spark: SparkSession) -> DataFrame:
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=200)
+    x = (rng.normal(size=(2, 6)) * 3)[y] + rng.normal(size=(200, 6))
+    data = {
+        "features": x.tolist(),
+        "label": np.array(["cat", "dog"])[y],
+        "index": y.astype(float),
+        "size": x[:, 0] * 100 + 1000,
+        "split": np.where(np.arange(200) % 4, "train", "validation"),
+    }
+    schema = "features array<float>, label string, index double, size double, split string"
+    return spark.createDataFrame(pd.DataFrame(data), schema).cache()
+
+
+def test_the_defaults_are_those_of_the_configuration(spark: SparkSession) -> None:
+    assert MLPClassifier().config() == TrainingConfig()
+    assert MLPRegressor().config() == TrainingConfig(task="regression")
+
+
+def test_params_reach_the_configuration(spark: SparkSession) -> None:
+    estimator = MLPClassifier(hiddenLayers=[32], learningRate=0.3, classWeights={"cat": 2.0}, patience=None)
+    assert estimator.config() == TrainingConfig(
+        hidden=(32,), learning_rate=0.3, class_weights={"cat": 2.0}, patience=None
+    )
+    assert estimator.copy({estimator.epochs: 7}).config().epochs == 7
+
+
+def test_an_unknown_param_is_named_with_the_closest(spark: SparkSession) -> None:
+    with pytest.raises(
+        NameUnknownError, match=r"MLPClassifier has no Param `learning_rate`\. Did you mean `learningRate`"
+    ):
+        MLPClassifier(learning_rate=0.1)
+
+
+def test_values_that_cannot_be_used_are_said_before_the_job(table: DataFrame) -> None:
+    with pytest.raises(
+        InputError, match=r"`optimizer` must be one of sgd, adam, adamw, not 'adan'\. Did you mean `adam`"
+    ):
+        MLPClassifier(optimizer="adan").fit(table)
+
+
+@pytest.mark.connect
+def test_a_pipeline_with_a_classifier_is_saved_and_loaded(table: DataFrame, tmp_path: Path) -> None:
+    estimator = MLPClassifier(splitCol="split", epochs=8, batchSize=16, optimizer="sgd", predictionCol="animal")
+    model = Pipeline(stages=[estimator]).fit(table)
+    expected = model.transform(table).toPandas()
+    assert (expected["animal"] == expected["label"]).mean() > 0.95
+    assert set(expected.columns) >= {"animal", "probability", "probabilities", "error"}
+    model.write().save(str(tmp_path / "pipeline"))
+    loaded = PipelineModel.load(str(tmp_path / "pipeline"))
+    assert (loaded.transform(table).toPandas()["animal"] == expected["animal"]).all()
+    stage = loaded.stages[0]
+    assert isinstance(stage, MLPClassificationModel)
+    assert [event.epoch for event in stage.history] == list(range(1, 9))
+    assert 1 <= stage.bestEpoch <= 8
+    stage.getModel().save(str(tmp_path / "model"))
+    assert Model.load(str(tmp_path / "model")).classes == ("cat", "dog")
+    training = json.loads((tmp_path / "model" / "model.json").read_text())["lineage"]["training"]
+    assert training["rows"] == {"train": 150, "validation": 50}
+
+
+def test_an_estimator_is_saved_and_loaded(spark: SparkSession, tmp_path: Path) -> None:
+    estimator = MLPClassifier(hiddenLayers=[4], classWeights="balanced", patience=None, splitCol="side")
+    estimator.save(str(tmp_path / "estimator"))
+    loaded = MLPClassifier.load(str(tmp_path / "estimator"))
+    assert loaded.config() == estimator.config()
+    assert loaded.getOrDefault("splitCol") == "side"
+    assert loaded.uid == estimator.uid
+
+
+@pytest.mark.connect
+def test_labels_that_are_numbers_are_predicted_as_numbers(table: DataFrame) -> None:
+    model = MLPClassifier(labelCol="index", epochs=8, batchSize=16, optimizer="sgd").fit(table)
+    predicted = model.transform(table).select("index", "prediction")
+    assert dict(predicted.dtypes)["prediction"] == "double"
+    assert predicted.where("index = prediction").count() > 190
+
+
+@pytest.mark.connect
+def test_a_regression_predicts_in_the_targets_units(table: DataFrame) -> None:
+    estimator = MLPRegressor(labelCol="size", splitCol="split", epochs=60, batchSize=8, learningRate=0.05)
+    model = estimator.fit(table)
+    predicted = model.transform(table).select("size", "prediction").toPandas()
+    assert np.corrcoef(predicted["size"], predicted["prediction"].astype(float))[0, 1] > 0.99
+    assert model.getModel().task == "regression"
+    assert model.history[-1].validation["rmse"] < 30
+
+
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_epochs_are_chosen_by_spark_s_cross_validation(table: DataFrame) -> None:
+    from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+    from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+
+    estimator = MLPClassifier(labelCol="index", batchSize=16, optimizer="sgd")
+    grid = ParamGridBuilder().addGrid(estimator.epochs, [1, 8]).build()
+    evaluator = MulticlassClassificationEvaluator(labelCol="index", metricName="accuracy", probabilityCol="vectors")
+    search = CrossValidator(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=0)
+    assert max(search.fit(table).avgMetrics) > 0.95
