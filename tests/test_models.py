@@ -65,6 +65,13 @@ def test_an_existing_model_is_replaced_only_if_asked(model, tmp_path):
     model.save(str(tmp_path / "model"), overwrite=True)
 
 
+def test_a_folder_with_other_files_is_never_replaced_by_a_model(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExistsError, match=r"holds something else than a model \(thesis\.txt\), so it is left alone"):
+        model.save(str(tmp_path), overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def _altered(folder, name, change):
     path = folder / name
     path.write_bytes(change(path.read_bytes()))

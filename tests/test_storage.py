@@ -1,12 +1,14 @@
 """Small files on disk; the same calls on HDFS are tested with the hadoop fixture."""
 
 import builtins
+import errno
+import os
 import sys
 
 import pytest
 
 from sparkwright import storage
-from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.errors import EnvironmentNotReadyError, ExistsError, InputError, StorageError
 
 
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
@@ -76,3 +78,35 @@ def test_move_replaces_what_is_there(tmp_path):
     storage.move(str(tmp_path / "new"), str(tmp_path / "old"))
     assert storage.list_files(str(tmp_path)) == ["old"]
     assert storage.list_files(str(tmp_path / "old")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"/x cannot be written: No space left on device\. Free space there, or choose another folder"),
+        (errno.EROFS, r"/x cannot be written: Read-only file system\. Let it be written to, or choose another folder"),
+        (errno.EACCES, r"/x cannot be written: Permission denied\. Let it be written to, or choose another folder"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_says_where_and_what_to_do(tmp_path, monkeypatch, number, message):
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(StorageError, match=message):
+        storage.write_bytes(str(tmp_path / "x"), b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"file/run/x cannot be written: Not a directory\."):
+        storage.write_bytes(str(tmp_path / "file" / "run" / "x"), b"new")
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    storage.check_replaceable(str(tmp_path), "a model", lambda name: False)
+    storage.check_replaceable(str(tmp_path / "none"), "a model", lambda name: False)
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(ExistsError, match=r"holds something else than a model \(photo\.jpg\), so it is left alone"):
+        storage.check_replaceable(str(tmp_path), "a model", lambda name: name == "model.json")

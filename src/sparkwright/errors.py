@@ -10,6 +10,7 @@
     │   └── NameUnknownError (LookupError)      no network, layer, class … of that name
     ├── ModelError (ValueError)             a model's files are damaged, altered, or of a newer format
     ├── DownloadError (OSError)             weights could not be fetched, or are not what they should be
+    ├── StorageError (OSError)              a file cannot be written: disk full, read-only, no permission
     ├── EnvironmentNotReadyError (RuntimeError)  Java, Python, packages or slots are not what the job needs
     ├── ErrorRateError (RuntimeError)       too many rows failed
     └── WorkerError (RuntimeError)          a process of the cluster failed; carries its traceback
@@ -31,6 +32,7 @@ __all__ = [
     "NameUnknownError",
     "NotFoundError",
     "SparkwrightError",
+    "StorageError",
     "WorkerError",
     "did_you_mean",
 ]
@@ -66,6 +68,10 @@ class ModelError(SparkwrightError, ValueError):
 
 class DownloadError(SparkwrightError, OSError):
     """Weights could not be fetched, or are not what they should be."""
+
+
+class StorageError(SparkwrightError, OSError):
+    """A file cannot be written: the disk is full, read-only, or may not be written to."""
 
 
 class EnvironmentNotReadyError(SparkwrightError, RuntimeError):

@@ -109,11 +109,13 @@ class ModelFiles:
         """Write the files, the manifest last; `uri` ending in ``.zip`` gives one file.
 
         Raises:
-            ExistsError: something is there and `overwrite` is false.
+            ExistsError: something is there and `overwrite` is false, or it is a folder with other files than a model's.
+            StorageError: the files cannot be written.
         """
         if storage.exists(uri):
             if not overwrite:
                 raise ExistsError(f"{uri} exists. Choose another place, or pass overwrite=True (--overwrite).")
+            storage.check_replaceable(uri, "a model", lambda name: name in {MANIFEST, WEIGHTS, ONNX})
             storage.remove(uri)
         manifest = json.dumps(self.manifest, indent=2, ensure_ascii=False).encode()
         if uri.endswith(".zip"):
@@ -184,7 +186,8 @@ class Model:
         """Write the model as a folder, or as one file if `uri` ends in ``.zip``.
 
         Raises:
-            ExistsError: something is there and `overwrite` is false.
+            ExistsError: something is there and `overwrite` is false, or it is a folder with other files than a model's.
+            StorageError: the files cannot be written.
         """
         self.to_files().write(uri, overwrite=overwrite)
 

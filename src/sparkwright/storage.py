@@ -5,16 +5,20 @@ last: `write_bytes` lets no reader see half a file, on file systems that can pro
 library alone; everything else goes through fsspec.
 """
 
+import contextlib
+import errno
 import os
 import posixpath
 import re
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.errors import EnvironmentNotReadyError, ExistsError, InputError, StorageError
 
 __all__ = [
+    "check_replaceable",
     "exists",
     "is_local",
     "join",
@@ -111,8 +115,16 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file, replacing one that is there; parent folders are made.
 
     On disk and HDFS the bytes go to a temporary name first and are renamed; object stores put whole objects anyway.
+
+    Raises:
+        StorageError: the disk is full, read-only, or may not be written to; what was there stays.
     """
     system, path = _open(uri)
+    with _writing(uri):
+        _write(system, uri, path, data)
+
+
+def _write(system: Any, uri: str, path: str, data: bytes) -> None:
     system.makedirs(posixpath.dirname(path), exist_ok=True)
     if is_local(uri):
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -135,13 +147,50 @@ def write_bytes(uri: str, data: bytes) -> None:
         system.pipe_file(path, data)
 
 
+@contextlib.contextmanager
+def _writing(uri: str) -> Iterator[None]:
+    """Say what to do where the system says only that it cannot write."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        fix = "Free space there" if full else "Let it be written to"
+        raise StorageError(
+            f"{uri} cannot be written: {error.strerror or error}. {fix}, or choose another folder."
+        ) from error
+
+
+def check_replaceable(uri: str, what: str, belongs: Callable[[str], bool]) -> None:
+    """Refuse to replace a folder with files that are not what is to be written: they may be somebody's photos.
+
+    Args:
+        uri: What is to be replaced. Files, missing and empty folders are fine.
+        what: What belongs there, for the message.
+        belongs: Whether an entry of that name does.
+
+    Raises:
+        ExistsError: something else is there.
+    """
+    foreign = [name for name in list_files(uri) if not belongs(name)]
+    if foreign:
+        raise ExistsError(
+            f"{uri} holds something else than {what} ({', '.join(foreign[:5])}), so it is left alone. Choose another "
+            "folder."
+        )
+
+
 def move(source: str, target: str) -> None:
-    """Rename a file or folder within one file system; what is at `target` is replaced."""
-    remove(target)
+    """Rename a file or folder within one file system; what is at `target` is replaced.
+
+    Raises:
+        StorageError: the disk is full, read-only, or may not be written to.
+    """
     system, path = _open(source)
     _, new = _open(target)
-    system.makedirs(posixpath.dirname(new), exist_ok=True)
-    system.mv(path, new, recursive=True)
+    with _writing(target):
+        remove(target)
+        system.makedirs(posixpath.dirname(new), exist_ok=True)
+        system.mv(path, new, recursive=True)
 
 
 def upload(source: Path, uri: str) -> None:

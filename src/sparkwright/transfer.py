@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparkwright import session
 from sparkwright.data import splits
 from sparkwright.data.images import Images, read_images
-from sparkwright.errors import ColumnError, InputError
+from sparkwright.errors import ColumnError, InputError, SparkwrightError
 from sparkwright.evaluation.evaluate import evaluate, most_confidently_wrong
 from sparkwright.evaluation.report import Thumbnail, make_thumbnail
 from sparkwright.events import Channel, Emit, Sink, StageEnded, StageStarted, Warned
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
 
 _EXAMPLES = 5
+_TEST_ADVICE = "Give the test side some of them (--split): what is trained here is tested on rows that it has not seen."
 
 Fractions = tuple[float, float, float]
 
@@ -103,12 +104,14 @@ def transfer(
 
     Raises:
         NotFoundError: no such path, or no photos in it.
-        InputError: labels, split, network or layer cannot be used as given; fewer than two classes.
+        InputError: labels, split, network or layer cannot be used as given; fewer than two classes; no test photos.
         ExistsError: `out` is there already.
         ErrorRateError: too many photos failed.
         WorkerError: a process of the cluster failed.
     """
     check_folder(out, overwrite=overwrite, resume=resume)
+    if not isinstance(split, str) and split[-1] == 0:
+        raise InputError(f"The split {split} leaves no photos to test the classifier on. {_TEST_ADVICE}")
     cut = load_cut(network, weights, preprocessing, layer)
     training = (training or TrainingConfig(refit=True)).replace(seed=seed)
     config = {
@@ -164,6 +167,7 @@ def train_features(
     Raises:
         NotFoundError: there are no features.
         ColumnError: they have no labels or no sides.
+        InputError: no row is on the test side; the training cannot be done as configured.
         ExistsError: `out` is there already.
     """
     check_folder(out, overwrite=overwrite, resume=resume)
@@ -265,6 +269,8 @@ class _Job:
         with self.stage("training"):
             # Rows that could not be read have no features; they are counted in the data summary.
             rows = features.rows.where("features IS NOT NULL AND label IS NOT NULL AND split IS NOT NULL")
+            if rows.where("split = 'test'").isEmpty():
+                raise InputError(f"No row with features and label is on the test side. {_TEST_ADVICE}")
             classes = None if photos is None else photos.classes
             trained = train(rows, training, split="split", classes=classes, emit=self._run.emit)
         model = Model(
@@ -361,10 +367,13 @@ class _Job:
         wrong = most_confidently_wrong(predictions, classes)
         contents: dict[str, bytes] = {}
         if wrong:
-            with session.worker_errors():
-                paths = [row["path"] for row in wrong]
-                files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
-                contents = {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
+            try:
+                with session.worker_errors():
+                    paths = [row["path"] for row in wrong]
+                    files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
+                    contents = {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
+            except SparkwrightError as error:  # moved or deleted since their features were made
+                self._run.emit(Warned(f"The report names the photos that are wrong, but cannot show them: {error}"))
         thumbnails = [Thumbnail(**row, jpeg=make_thumbnail(contents.get(row["path"], b""))) for row in wrong]
         self._run.write(THUMBNAILS, json.dumps([thumbnail.to_dict() for thumbnail in thumbnails]))
 

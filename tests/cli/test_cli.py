@@ -95,6 +95,13 @@ def test_predict_refuses_too_many_failures_and_leaves_nothing(sparkwright, done,
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+def test_predict_never_replaces_a_folder_of_something_else(sparkwright, photos, done):
+    code, _, err = sparkwright("predict", f"{done}/model", photos / "5", "--out", photos / "6", "--overwrite")
+    assert code == 2
+    assert "holds something else than predictions" in err
+    assert len(list((photos / "6").glob("*.png"))) > 100
+
+
 def test_evaluate_photos_and_features(sparkwright, photos, done):
     code, out, _ = sparkwright("evaluate", f"{done}/model", photos, "--json")
     assert code == 0

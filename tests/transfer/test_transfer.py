@@ -111,6 +111,20 @@ def test_one_class_only_is_refused(spark, digits, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_split_without_test_photos_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(InputError, match=r"\(0\.8, 0\.2, 0\.0\) leaves no photos to test the classifier on"):
+        transfer(None, "photos", "digits_cnn", str(tmp_path / "run"), split=(0.8, 0.2, 0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_of_sides_without_test_photos_is_refused(spark, digits, tmp_path):
+    photos = sorted((digits / "5").glob("*.png"))[:4] + sorted((digits / "6").glob("*.png"))[:4]
+    lines = [f"{path.parent.name}/{path.name},train" for path in photos]
+    (tmp_path / "split.csv").write_text("\n".join(["path,split", *lines]))
+    with pytest.raises(InputError, match="No row with features and label is on the test side"):
+        transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), split=str(tmp_path / "split.csv"))
+
+
 def test_no_such_path_is_named(spark, tmp_path):
     with pytest.raises(NotFoundError, match="nowhere"):
         transfer(spark, str(tmp_path / "nowhere"), "digits_cnn", str(tmp_path / "run"))

@@ -1,5 +1,6 @@
 """Predictions of a whole job, written once all of it is known to be good."""
 
+import re
 import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -39,13 +40,15 @@ def write_predictions(
         How many rows, and how many of them failed.
 
     Raises:
-        ExistsError: `out` is there, and `overwrite` is false.
+        ExistsError: `out` is there and `overwrite` is false, or it is a folder with something else in it.
         ErrorRateError: more than `max_error_rate` of the rows failed.
         ColumnError: a column is missing or of the wrong type.
         InputError: the features were made by another network or layer than the model expects.
     """
-    if storage.exists(out) and not overwrite:
-        raise ExistsError(f"{out} exists. Choose another place, or pass overwrite=True (--overwrite).")
+    if storage.exists(out):
+        if not overwrite:
+            raise ExistsError(f"{out} exists. Choose another place, or pass overwrite=True (--overwrite).")
+        storage.check_replaceable(out, "predictions", _is_sparks)
     final = storage.to_uri(out)
     scratch = f"{final}.{uuid.uuid4().hex[:12]}.tmp"
     spark = rows.sparkSession
@@ -77,6 +80,11 @@ def write_predictions(
         else:
             storage.move(f"{scratch}/rows", final)
     return total, failed
+
+
+def _is_sparks(name: str) -> bool:
+    """Whether Spark gives such a name to a file of Parquet output."""
+    return name.startswith(("_SUCCESS", "._SUCCESS")) or re.fullmatch(r"\.?part-.*\.parquet(\.crc)?", name) is not None
 
 
 def _check_rate(written: "DataFrame", failed: int, total: int, limit: float) -> None:

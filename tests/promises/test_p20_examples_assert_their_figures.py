@@ -1,0 +1,79 @@
+"""P20: every example evaluates on rows that it did not train on, and asserts its figure."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(31):
+        for name in ("cat", "dog"):
+            path = tmp_path / "photos" / name / f"image_{number:04}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def run(module, monkeypatch, photos, tmp_path, accuracy):
+    """Run an example with a main job that reaches this accuracy on the test photos; return what it asked for."""
+    asked = []
+
+    def transfer(spark, images, network, out, **options):
+        asked.append(options | {"images": images, "out": out})
+        better_elsewhere = {"accuracy": 1.0, "rows": 99}
+        return SimpleNamespace(metrics={"validation": better_elsewhere, "test": {"accuracy": accuracy, "rows": 22}})
+
+    monkeypatch.setattr(module, "transfer", transfer)
+    monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda: SimpleNamespace(stop=lambda: None)))
+    module.main(str(photos), "network", str(tmp_path / "runs"))
+    return asked
+
+
+def test_there_are_examples():
+    assert {path.stem for path in EXAMPLES} >= {"aerial", "caltech"}
+
+
+@examples
+def test_an_example_fails_if_the_test_photos_are_labelled_worse_than_it_says(path, monkeypatch, photos, tmp_path):
+    module = load(path)
+    with pytest.raises(AssertionError, match=f"expected at least {module.EXPECTED}"):
+        run(module, monkeypatch, photos, tmp_path, module.EXPECTED - 0.001)
+    asked = run(module, monkeypatch, photos, tmp_path, module.EXPECTED + 0.001)
+    assert [options["seed"] for options in asked] == [0, 1, 2]
+    assert len({options["out"] for options in asked}) == 3
+
+
+@examples
+def test_an_example_names_its_sides(path, monkeypatch, photos, tmp_path):
+    module = load(path)
+    for options in run(module, monkeypatch, photos, tmp_path, 1.0):
+        split = options["split"]
+        if split == "folder":  # the data set's own test folder
+            continue
+        with Path(split).open(newline="") as file:
+            sides = {row["path"]: row["split"] for row in csv.DictReader(file)}
+        assert len(sides) == 62
+        tested = sorted(name for name, side in sides.items() if side == "test")
+        assert tested == [f"{kind}/image_{number:04}.jpg" for kind in ("cat", "dog") for number in range(20, 31)]
+        assert {side for name, side in sides.items() if name not in tested} == {"train", "validation"}
+
+
+def test_every_example_is_run_here_as_it_is_from_the_shell():
+    for path in EXAMPLES:
+        assert 'if __name__ == "__main__":\n    main(*sys.argv[1:])' in path.read_text(encoding="utf-8")
+    assert sys.argv
