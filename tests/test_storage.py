@@ -110,3 +110,17 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"")
     with pytest.raises(ExistsError, match=r"holds something else than a model \(photo\.jpg\), so it is left alone"):
         storage.check_replaceable(str(tmp_path), "a model", lambda name: name == "model.json")
+
+
+def test_whether_a_folder_can_be_written_is_known_before_a_long_job(tmp_path):
+    storage.check_writable(str(tmp_path / "new" / "folder"))
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written: Not a directory"):
+        storage.check_writable(str(tmp_path / "file" / "run"))
+
+
+def test_below_a_file_there_is_nothing_to_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        storage.read_bytes(str(tmp_path / "file" / "model.json"))

@@ -19,6 +19,7 @@ from sparkwright.errors import EnvironmentNotReadyError, ExistsError, InputError
 
 __all__ = [
     "check_replaceable",
+    "check_writable",
     "exists",
     "is_local",
     "join",
@@ -105,7 +106,10 @@ def read_bytes(uri: str) -> bytes:
         FileNotFoundError: it is not there.
     """
     if is_local(uri):
-        return Path(_local_path(uri)).read_bytes()
+        try:
+            return Path(_local_path(uri)).read_bytes()
+        except NotADirectoryError as error:  # below a file: nothing can be there
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri) from error
     system, path = _open(uri)
     with system.open(path, "rb") as file:
         return bytes(file.read())
@@ -158,6 +162,17 @@ def _writing(uri: str) -> Iterator[None]:
         raise StorageError(
             f"{uri} cannot be written: {error.strerror or error}. {fix}, or choose another folder."
         ) from error
+
+
+def check_writable(uri: str) -> None:
+    """Write a file into a folder, which is made, and delete it again: to know before a long job what would end it.
+
+    Raises:
+        StorageError: the disk is full, read-only, or may not be written to.
+    """
+    probe = join(uri, f".{uuid.uuid4().hex}")
+    write_bytes(probe, b"x")
+    remove(probe)
 
 
 def check_replaceable(uri: str, what: str, belongs: Callable[[str], bool]) -> None:

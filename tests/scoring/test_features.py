@@ -1,11 +1,10 @@
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparkwright.errors import ColumnError, ErrorRateError, ExistsError, ModelError, NotFoundError
+from sparkwright.errors import ColumnError, ErrorRateError, ExistsError, ModelError, NotFoundError, StorageError
 from sparkwright.events import Event, Progress
 from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.scoring.feature_key import FeatureKey
@@ -160,11 +159,15 @@ def test_columns_in_the_way_and_missing_ones_are_named(spark: Spark, tmp_path: P
         featurize(spark, rows.withColumnRenamed("label", "sha256"), means_network(), str(tmp_path / "features"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else False, reason="root writes anywhere")
-def test_a_folder_that_cannot_be_written_is_an_error_that_says_so(spark: Spark, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(Exception, match="ermission denied"):
-        featurize(spark, photo_rows(spark, [png(1)]), means_network(), str(tmp_path / "features"))
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_computed(spark: Spark, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    events: list[Event] = []
+    with pytest.raises(StorageError, match=r"file/features/.* cannot be written: Not a directory\. Let it be written"):
+        featurize(
+            spark, photo_rows(spark, [png(1)]), means_network(), str(tmp_path / "file" / "features"),
+            emit=events.append,
+        )  # fmt: skip
+    assert events == []
 
 
 def manifest() -> FeatureManifest:

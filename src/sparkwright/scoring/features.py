@@ -61,6 +61,7 @@ def featurize(
     Raises:
         ExistsError: `out` has features of another key, or of photos that are not among `images`; or something else is
             there.
+        StorageError: `out` cannot be written.
         ErrorRateError: too many rows failed; says how, with examples. What was there in `out` stays as it was.
         ColumnError: `images` has no ``content``, or has a column of a name that is to be added.
     """
@@ -72,6 +73,7 @@ def featurize(
         _check_superset(spark, images, out)
     data = f"data-{uuid.uuid4().hex[:12]}"
     root = storage.to_uri(out)
+    storage.check_writable(storage.join(root, data))
     with ExitStack() as stack:
         channel = None
         if emit is not ignore:

@@ -41,6 +41,7 @@ def write_predictions(
 
     Raises:
         ExistsError: `out` is there and `overwrite` is false, or it is a folder with something else in it.
+        StorageError: `out` cannot be written.
         ErrorRateError: more than `max_error_rate` of the rows failed.
         ColumnError: a column is missing or of the wrong type.
         InputError: the features were made by another network or layer than the model expects.
@@ -53,6 +54,7 @@ def write_predictions(
     scratch = f"{final}.{uuid.uuid4().hex[:12]}.tmp"
     spark = rows.sparkSession
     with ExitStack() as stack:
+        storage.check_writable(scratch)
         stack.callback(storage.remove, scratch)
         channel = None
         if emit is not ignore:
