@@ -130,7 +130,8 @@ class EpochEnded(Event):
     """One epoch of training is over.
 
     `replica_losses` are the mean training losses of all replicas in their order; `train_loss` is their mean weighted by
-    rows. `validation` maps a metric's name (``"loss"``, ``"accuracy"``) to its value, empty without validation rows.
+    rows. `training` maps a metric's name (``"accuracy"``) to its value over the training rows, each as it was when it
+    was trained on; `validation` (``"loss"``, ``"accuracy"``) to that over the validation rows, empty without such rows.
     `sync_share` is the share of the epoch's time that combining replicas took.
     """
 
@@ -138,6 +139,7 @@ class EpochEnded(Event):
     epochs: int
     train_loss: float
     replica_losses: list[float]
+    training: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     rows: int = 0

@@ -123,7 +123,7 @@ def stored(batches: list[pa.RecordBatch], limit_bytes: int, folder: Path) -> tup
     store = Store(range(4), limit_bytes, folder)
     for batch in batches:
         store.add(batch)
-    return store.finish(), store
+    return store.finish(int(next(iter(store.census.widths), 0))), store
 
 
 def test_rows_are_the_same_in_memory_and_mapped_and_in_any_order(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def fit_arrays(
     allowed = None if classes is None else tuple(map(str, classes))
     population = examine(store.census, config, _COLUMNS, kind, allowed, invalid)
     seconds = {"rows": time.perf_counter() - started}
-    outcome = train_head(config, population, store.finish(), transport, emit)
+    outcome = train_head(config, population, store.finish(population.width), transport, emit)
     return TrainingResult.build(
         config,
         kind,

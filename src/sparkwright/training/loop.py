@@ -166,7 +166,7 @@ class Loop:
                 before = time.perf_counter()
                 self.strategy.combine(replicas, self.transport)
                 syncing += time.perf_counter() - before
-        losses, metrics = self._measured(replicas, validation)
+        losses, trained, validated = self._measured(replicas, validation)
         seconds = time.perf_counter() - started
         if not np.isfinite(losses).all():
             raise InputError(
@@ -179,7 +179,8 @@ class Loop:
             epochs=last,
             train_loss=float(losses.sum() / counts.sum()),
             replica_losses=(losses / np.maximum(counts, 1)).tolist(),
-            validation=metrics,
+            training={name: value for name, value in trained.items() if name != "loss"},
+            validation=validated,
             learning_rate=rate_at(self.config, epoch - 1),
             rows=int(counts.sum()),
             seconds=seconds,
@@ -188,24 +189,26 @@ class Loop:
 
     def _measured(
         self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None
-    ) -> tuple[NDArray[np.float64], dict[str, float]]:
-        """Return each replica's sum of losses, and the metrics of the validation rows."""
+    ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float]]:
+        """Return each replica's sum of losses, and the metrics of the epoch's training rows and the validation rows."""
+        count, width = self.transport.replicas, self.task.sums
         sums = []
         for replica in replicas:
+            replica.end_epoch()
             own = {replica.index: replica.loss_sum}
+            own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
             if validation is not None:
                 measured = _measure(replica.module, validation[replica.index], self.task)
-                own |= {self.transport.replicas + place: float(value) for place, value in enumerate(measured)}
+                own |= {count + width + place: float(value) for place, value in enumerate(measured)}
             sums.append(own)
-        total = self._summed(sums)
-        losses, metrics = total[: self.transport.replicas], total[self.transport.replicas :]
-        return losses, self.task.metrics(metrics) if validation is not None else {}
+        losses, trained, validated = np.split(self._summed(sums), [count, count + width])
+        return losses, self.task.metrics(trained), self.task.metrics(validated) if validation is not None else {}
 
     def _summed(self, parts: Sequence[Mapping[int, float]]) -> NDArray[np.float64]:
-        """Sum, over all replicas, vectors given by their elements: one for each replica, then the task's sums."""
+        """Sum over all replicas vectors given by their elements: one a replica, then the task's sums of both sides."""
         vectors = []
         for part in parts:
-            vector = torch.zeros(self.transport.replicas + self.task.sums, dtype=torch.float64)
+            vector = torch.zeros(self.transport.replicas + 2 * self.task.sums, dtype=torch.float64)
             for place, value in part.items():
                 vector[place] = value
             vectors.append(vector)

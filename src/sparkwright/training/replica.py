@@ -16,6 +16,8 @@ from sparkwright.training.tasks import Task
 
 __all__ = ["Replica", "Shard", "derived_seed"]
 
+_MEASURED_AT_ONCE = 1024  # rows, about
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -54,6 +56,7 @@ class Replica:
         flat: Weights and optimiser's state.
         rows: Rows trained on since the last sync.
         loss_sum: Sum of the losses of this epoch's rows, each as it was when the row was trained on.
+        sums: The task's sums over this epoch's rows, likewise; whole after `end_epoch`.
     """
 
     def __init__(self, index: int, module: nn.Module, shard: Shard, task: Task, config: TrainingConfig) -> None:
@@ -62,6 +65,9 @@ class Replica:
         self.shard = shard
         self.rows = 0
         self.loss_sum = 0.0
+        self.sums = torch.zeros(task.sums, dtype=torch.float64)
+        self._outputs: list[Tensor] = []  # not yet in `sums`, with their rows
+        self._rows: list[Tensor] = []
         self._task = task
         self._seed = config.seed
         self._optimizer = make_optimizer(config)
@@ -76,6 +82,7 @@ class Replica:
         bounds = [step * len(order) // steps for step in range(steps + 1)]
         self._batches = [order[start:end] for start, end in pairwise(bounds)]
         self.loss_sum = 0.0
+        self.sums.zero_()
         self.module.train()
 
     def step(self, number: int, step: int, rate: float) -> None:
@@ -94,3 +101,20 @@ class Replica:
         self._optimizer.update(self.flat, rate, step)
         self.rows += len(batch)
         self.loss_sum += loss.item() * len(batch)
+        self._outputs.append(output.detach())
+        self._rows.append(batch)
+        if len(self._outputs) * len(batch) >= _MEASURED_AT_ONCE:
+            self._measure()
+
+    def end_epoch(self) -> None:
+        """Bring `sums` up to date."""
+        if self._outputs:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Measure some steps' outputs at once: step by step it would cost a tenth of the training."""
+        rows = torch.cat(self._rows)
+        y_B, w_B = self.shard.y_N.index_select(0, rows), self.shard.w_N.index_select(0, rows)
+        self.sums += self._task.measure(torch.cat(self._outputs), y_B, w_B)
+        self._outputs.clear()
+        self._rows.clear()

@@ -120,9 +120,8 @@ class Store:
                 parts.spill(self._folder)
             self._in_memory = 0
 
-    def finish(self) -> dict[int, Rows]:
-        """Return the rows of each hosted replica; the store is empty then."""
-        width = int(next(iter(self.census.widths), 0))
+    def finish(self, width: int) -> dict[int, Rows]:
+        """Return the rows of each hosted replica, of `width` features also where there are none; empties the store."""
         return {replica: parts.finish(width) for replica, parts in self._parts.items()}
 
     def _count(self, good: pa.RecordBatch) -> None:

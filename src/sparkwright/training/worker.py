@@ -73,7 +73,11 @@ class TrainingJob:
                             StageEnded("rows", time.monotonic() - started, ready.rows.total(), ready.problems.total())
                         )
                     outcome = train_head(
-                        self.config, population, store.finish(), gang, sender.emit if rank == 0 else ignore
+                        self.config,
+                        population,
+                        store.finish(population.width),
+                        gang,
+                        sender.emit if rank == 0 else ignore,
                     )
                     gang.gather("")  # nobody leaves while another still needs its connection
         except SparkwrightError:
