@@ -3,10 +3,15 @@
 The public names load on first use: ``import sparkwright`` loads neither torch nor pyspark.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime's wheels (1.29 and later) report their use to Microsoft from the first import on, and keep a file for it
+# in the folder for temporary ones. Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Public name → module that defines it.
 _HOME = {
