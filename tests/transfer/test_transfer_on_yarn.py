@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyspark
@@ -28,8 +29,10 @@ def bare_python(tmp_path: Path) -> Path:
 
 def test_the_main_job_over_hdfs_on_yarn(yarn, bare_python, tmp_path):
     write_digits(tmp_path / "photos", digits=[5, 6, 7])
-    for path in sorted((tmp_path / "photos").glob("*/*.png"))[::2]:
-        storage.upload(path, f"{yarn.address}/photos of digits/{path.parent.name}/{path.name}")
+    photos = sorted((tmp_path / "photos").glob("*/*.png"))[::5]
+    with ThreadPoolExecutor(8) as pool:
+        targets = [f"{yarn.address}/photos of digits/{path.parent.name}/{path.name}" for path in photos]
+        list(pool.map(storage.upload, photos, targets))
     jars = Path(pyspark.__file__).parent / "jars"
     conf = {
         "spark.yarn.jars": f"local:{jars}/*",
@@ -40,7 +43,7 @@ def test_the_main_job_over_hdfs_on_yarn(yarn, bare_python, tmp_path):
     }
     command = [sys.executable, "-m", "sparkwright", "transfer", f"{yarn.address}/photos of digits", "--json"]
     command += ["--network", "digits_cnn", "--out", f"{yarn.address}/runs/one", "--master", "yarn"]
-    command += ["--set", "epochs=5", *(f"--conf={key}={value}" for key, value in conf.items())]
+    command += [*(f"--conf={key}={value}" for key, value in conf.items())]
     environment = {**os.environ, "HADOOP_CONF_DIR": str(yarn.conf), "PYSPARK_PYTHON": str(bare_python)}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=360, env=environment, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -28,10 +28,10 @@ def evaluate(
     from sparkwright.models import ModelFiles
     from sparkwright.scoring.model_transformer import predict
 
-    manifest = ModelFiles.read(model).manifest
-    if manifest["task"] != "classification":
-        raise InputError(f"{model} predicts numbers; this command compares classes.")
     with open_session(master, remote, conf) as spark:
+        manifest = ModelFiles.read(model).manifest
+        if manifest["task"] != "classification":
+            raise InputError(f"{model} predicts numbers; this command compares classes.")
         rows, column, _ = open_data(spark, data, labels)
         if "label" not in rows.columns:
             raise ColumnError(f"The features in {data[0]} have no labels. Make them with `featurize --labels`.")

@@ -32,6 +32,7 @@ __all__ = [
     "Settings",
     "Split",
     "Weights",
+    "check_early",
     "open_session",
     "parse_conf",
     "parse_master",
@@ -125,6 +126,22 @@ def open_session(master: str | None, remote: str | None, conf: Sequence[str] | N
         yield spark
     finally:
         spark.stop()
+
+
+def check_early(out: str, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuse an output folder before Spark starts, where that can be known from this machine's disk.
+
+    Other file systems are looked at later: the HDFS client starts threads, and a process with such threads must not
+    fork, which starting Spark's JVM does.
+
+    Raises:
+        ExistsError: see `sparkwright.runs.check_folder`.
+    """
+    from sparkwright import storage
+    from sparkwright.runs import check_folder
+
+    if storage.is_local(out):
+        check_folder(out, overwrite=overwrite, resume=resume)
 
 
 def parse_split(text: str) -> tuple[float, float, float] | str:

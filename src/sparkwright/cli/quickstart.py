@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Overwrite, Seed, open_session, progress_sinks
+from sparkwright.cli.options import Conf, Json, Master, Overwrite, Seed, check_early, open_session, progress_sinks
 from sparkwright.cli.transfer import show_result
 
 
@@ -20,10 +20,9 @@ def quickstart(
 ) -> None:
     """Run the main job on handwritten digits: a network that knows 0 to 4 is transferred to 5 to 9."""
     from sparkwright.data.digits import write_digits
-    from sparkwright.runs import check_folder
     from sparkwright.transfer import transfer
 
-    check_folder(out, overwrite=overwrite)
+    check_early(out, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="sparkwright-digits-") as folder:
         write_digits(Path(folder), digits=range(5, 10))
         with open_session(master, None, conf) as spark:

@@ -15,6 +15,7 @@ from sparkwright.cli.options import (
     Resume,
     Seed,
     Settings,
+    check_early,
     open_session,
     parse_settings,
     progress_sinks,
@@ -36,12 +37,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a head on features, test it on the rows of the test side, and write model and report."""
-    from sparkwright.runs import check_folder
     from sparkwright.training.config import TrainingConfig
     from sparkwright.transfer import train_features
 
     training = TrainingConfig.from_dict({"refit": True, **parse_settings(settings), "replicas": replicas, "seed": seed})
-    check_folder(out, overwrite=overwrite, resume=resume)  # before Spark starts
+    check_early(out, overwrite=overwrite, resume=resume)
     with open_session(master, remote, conf) as spark:
         result = train_features(
             spark, features, out, training, overwrite=overwrite, resume=resume, sinks=progress_sinks(as_json)

@@ -22,6 +22,7 @@ from sparkwright.cli.options import (
     Settings,
     Split,
     Weights,
+    check_early,
     open_session,
     parse_settings,
     parse_split,
@@ -62,13 +63,12 @@ def transfer(
     Splits the photos, runs the network over all of them, trains a head on the features across the cluster, tests it on
     rows that it has not seen, and writes model and report.
     """
-    from sparkwright.runs import check_folder
     from sparkwright.training.config import TrainingConfig
     from sparkwright.transfer import transfer as run_transfer
 
     training = TrainingConfig.from_dict({"refit": True, **parse_settings(settings), "replicas": replicas})
     sides = parse_split(split)
-    check_folder(out, overwrite=overwrite, resume=resume)  # before Spark starts
+    check_early(out, overwrite=overwrite, resume=resume)
     with open_session(master, remote, conf) as spark:
         result = run_transfer(
             spark,
