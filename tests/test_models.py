@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -130,3 +132,19 @@ def test_a_folder_or_zip_without_a_model_is_not_found(tmp_path):
         archive.writestr("x", "y")
     with pytest.raises(NotFoundError, match=r"it has no model\.json"):
         Model.load(str(tmp_path / "other.zip"))
+
+
+def test_a_model_of_torch_layers_loads_with_torch_alone(model, tmp_path):
+    model.save(str(tmp_path / "model"))
+    program = f"""
+import sys
+for name in ("pyspark", "pyarrow", "pandas", "onnx", "onnxruntime", "fsspec"):
+    sys.modules[name] = None  # an import of it fails
+from sparkwright import Model
+import numpy as np
+loaded = Model.load({str(tmp_path / "model")!r})
+print(loaded.full.forward(np.ones((1, 4), np.float32)).argmax(), loaded.classes[0])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(model.full.forward(np.ones((1, 4), np.float32)).argmax()), "a"]

@@ -273,6 +273,7 @@ class _Job:
                 raise InputError(f"No row with features and label is on the test side. {_TEST_ADVICE}")
             classes = None if photos is None else photos.classes
             trained = train(rows, training, split="split", classes=classes, emit=self._run.emit)
+        lineage = {**lineage, "data": _fingerprint(rows)}
         model = Model(
             network=network, head=trained.head, task="classification", classes=trained.classes, lineage=lineage
         )
@@ -376,6 +377,18 @@ class _Job:
                 self._run.emit(Warned(f"The report names the photos that are wrong, but cannot show them: {error}"))
         thumbnails = [Thumbnail(**row, jpeg=make_thumbnail(contents.get(row["path"], b""))) for row in wrong]
         self._run.write(THUMBNAILS, json.dumps([thumbnail.to_dict() for thumbnail in thumbnails]))
+
+
+def _fingerprint(rows: "DataFrame") -> dict[str, Any]:
+    """Return how many rows there are, and a hash of photos, labels and sides that no order or partition changes."""
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    digest = F.sha2(F.concat_ws("/", "sha256", "split", "label"), 256)
+    number = F.conv(F.substring(digest, 1, 15), 16, 10).cast("decimal(20,0)")
+    with session.worker_errors():
+        row = rows.agg(F.count("*"), F.sum(number)).first()
+    count, total = (0, 0) if row is None else (row[0], row[1] or 0)
+    return {"rows": int(count), "fingerprint": f"{int(total) % 2**64:016x}"}
 
 
 def _escaped(path: str) -> str:

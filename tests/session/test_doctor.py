@@ -1,5 +1,6 @@
 import importlib.metadata
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,13 @@ def test_workers_that_have_all_pass(spark):
 def test_packages_that_workers_lack_are_all_named(spark):
     with pytest.raises(EnvironmentNotReadyError, match=r"lacks nix_a nix_b\. Install there: .* -m pip install nix_a"):
         check_workers(spark, ("numpy", "nix_a", "nix_b"))
+
+
+def test_workers_of_another_python_are_named(spark, monkeypatch):
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    monkeypatch.setattr(_doctor, "sys", SimpleNamespace(version_info=(3, 9, 1), executable=sys.executable))
+    with pytest.raises(EnvironmentNotReadyError, match=rf"run Python {here}, the driver 3\.9\. Let PYSPARK_PYTHON"):
+        check_workers(spark)
 
 
 def test_the_doctor_finds_a_healthy_machine(spark):

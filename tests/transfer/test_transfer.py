@@ -82,6 +82,7 @@ def test_the_saved_model_is_the_returned_one(run):
 def test_training_again_on_the_features_gives_the_same_head(run, spark, tmp_path):
     again = train_features(spark, f"{run.run}/features", str(tmp_path / "again"))
     assert again.model.head.fingerprint() == run.model.head.fingerprint()
+    assert again.model.lineage["data"] == run.model.lineage["data"]
     assert again.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
 
 
@@ -97,6 +98,10 @@ def test_another_run_takes_known_features_over(run, spark, digits, tmp_path):
     )
     assert again.metrics["features"]["reused"] == run.metrics["features"]["computed"] - 1  # a failure is tried again
     assert open_features(spark, f"{again.run}/features").computed == 1
+    # The same photos on other sides are other data.
+    ours, theirs = again.model.lineage["data"], run.model.lineage["data"]
+    assert ours["rows"] == theirs["rows"] > 0
+    assert ours["fingerprint"] != theirs["fingerprint"]
 
 
 def test_a_run_that_is_there_is_refused_before_anything_is_computed(run, spark, digits):
