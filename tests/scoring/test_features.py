@@ -94,7 +94,7 @@ def test_features_of_another_network_layer_or_preprocessing_are_not_reused(spark
 def test_other_features_are_overwritten_only_when_asked(spark: Spark, tmp_path: Path) -> None:
     out = str(tmp_path / "features")
     featurize(spark, photo_rows(spark, [png(1), png(2)]), means_network(), out)
-    with pytest.raises(ExistsError, match=r"holds features of `means` at layer `output` .* Choose another folder"):
+    with pytest.raises(ExistsError, match=r"holds features of `means` at layer `output_0` .* Choose another folder"):
         featurize(spark, photo_rows(spark, [png(1), png(2)]), other_network(), out)
     with pytest.raises(ExistsError, match=r"features of 1 photos that are not among those given \(photo00001 …\)"):
         featurize(spark, photo_rows(spark, [png(1)]), means_network(), out)

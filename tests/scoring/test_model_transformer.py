@@ -72,7 +72,7 @@ def test_features_of_another_layer_or_width_are_refused(spark: Spark, model: Mod
     rows = photo_rows(spark, PHOTOS[:1])
     other = Featurizer(network=means_network(), layer="flat", dropInput=True).transform(rows).drop("error")
     message = (
-        r"`features` holds features of `means` at layer `flat.* the model expects those of `means` at layer `output`"
+        r"`features` holds features of `means` at layer `flat.* the model expects those of `means` at layer `output_0`"
     )
     with pytest.raises(InputError, match=message):
         predict(other, model, input_column="features")
