@@ -1,9 +1,11 @@
 """Which settings of a head's training should be the defaults?
 
-Features of MobileNet v1 0.75 (768 pooled outputs) of two data sets. Each setting trains by averaging with 4 replicas and
-is judged by the mean validation accuracy over both sets, in cross-validation over the training rows alone. The test
-rows are scored once, with the defaults, after the refit, beside scikit-learn's logistic regression whose C is chosen by
-the same cross-validation.
+Features of MobileNet v1 0.75 (768 pooled outputs) of two data sets. Each setting trains by averaging with 4 replicas
+and is judged by the mean validation accuracy over both sets, in cross-validation over the training rows alone. Many
+settings are within a standard error (0.005) of the best; of those the default is one whose validation loss still falls
+at the end, so that early stopping never takes a head from the steep part of the schedule. The test rows are scored
+once, with the defaults, after the refit, beside scikit-learn's logistic regression whose C is chosen by the same
+cross-validation.
 
     python benchmarks/head_defaults.py FEATURES_FOLDER
 
@@ -32,20 +34,24 @@ FOLDS = 5
 SEEDS = (0, 1, 2)
 SETTINGS: list[dict[str, Any]] = [
     {},
+    {"learning_rate": 0.001},
+    {"learning_rate": 0.002},
     {"learning_rate": 0.01},
-    {"learning_rate": 0.05},
-    {"weight_decay": 0.003},
-    {"weight_decay": 0.03},
-    {"learning_rate": 0.01, "weight_decay": 0.03},
+    {"weight_decay": 1.0},
+    {"weight_decay": 10.0},
     {"dropout": 0.0},
-    {"dropout": 0.0, "learning_rate": 0.01, "weight_decay": 0.03},
-    {"dropout": 0.8},
+    {"dropout": 0.5},
     {"label_smoothing": 0.1},
-    {"batch_size": 16, "learning_rate": 0.01},
+    {"epochs": 30},
+    {"epochs": 100},
+    {"batch_size": 16},
+    {"batch_size": 64},
     {"sync_every": 1},
     {"sync_every": 16},
-    {"optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 3.0, "dropout": 0.0},
-    {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 1.0},
+    {"optimizer": "adam", "learning_rate": 0.001, "weight_decay": 0.03},
+    {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 0.03, "dropout": 0.5},
+    {"optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 0.01, "dropout": 0.5},
+    {"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 0.01, "dropout": 0.5},
 ]
 
 
@@ -89,7 +95,7 @@ def validate(data: dict[str, NDArray[Any]], changes: dict[str, Any]) -> dict[str
 
 
 def test(data: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return the test accuracy of the defaults, each seed with a fold of its own as validation rows, after the refit."""
+    """Return the test accuracy of the defaults after the refit; each seed has a fold of its own as validation rows."""
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -104,7 +110,12 @@ def test(data: dict[str, NDArray[Any]]) -> dict[str, Any]:
         accuracies.append(float((head.forward(xt).argmax(1) == yt).mean()))
     folded = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(FOLDS)]
     regression = LogisticRegressionCV(
-        Cs=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2], cv=folded, max_iter=300, l1_ratios=(0,), use_legacy_attributes=False, scoring="accuracy"
+        Cs=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+        cv=folded,
+        max_iter=300,
+        l1_ratios=(0,),
+        use_legacy_attributes=False,
+        scoring="accuracy",
     )
     baseline = make_pipeline(StandardScaler(), regression).fit(x, y)
     return {
