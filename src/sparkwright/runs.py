@@ -146,9 +146,19 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if there.get("command") != now["command"]:
         return [f"command: {there.get('command')} → {now['command']}"]
     old, new = there["config"], now["config"]
-    return [
-        f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-    ]
+    return _changes(old, new)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Say which entries differ, in mappings inside mappings too."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before!r} → {after!r}")
+    return found
 
 
 def read_run(uri: str) -> tuple[dict[str, Any], dict[str, Any], list[Stamped]]:

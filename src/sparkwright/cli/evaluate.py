@@ -24,6 +24,7 @@ def evaluate(
 ) -> None:
     """Predict labelled photos or features and compare: accuracy with its interval, and more with --json."""
     from sparkwright.cli.predict import open_data
+    from sparkwright.data.cuts import SIDES
     from sparkwright.evaluation.evaluate import evaluate as evaluate_rows
     from sparkwright.models import ModelFiles
     from sparkwright.scoring.model_transformer import predict
@@ -38,6 +39,8 @@ def evaluate(
         if side is not None:
             if "split" not in rows.columns:
                 raise ColumnError(f"{data[0]} has no column `split`, so --side cannot choose rows.")
+            if side not in SIDES:
+                raise InputError(f"--side must be one of {', '.join(SIDES)}, not `{side}`.")
             rows = rows.where(rows["split"] == side)
         scored = predict(rows, model, input_column=column, dropInput=True, maxErrorRate=1.0)
         result = evaluate_rows(scored, [str(name) for name in manifest["classes"]]).to_dict()

@@ -11,6 +11,7 @@ from sparkwright.cli.options import (
     Labels,
     Layer,
     Master,
+    MaxErrorRate,
     NetworkName,
     Out,
     Overwrite,
@@ -39,7 +40,7 @@ def featurize(
     reuse: Annotated[
         list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")
     ] = None,
-    max_error_rate: Annotated[float, typer.Option(help="Share of photos that may fail.")] = 0.05,
+    max_error_rate: MaxErrorRate = 0.05,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     master: Master = None,

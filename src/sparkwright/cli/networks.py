@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Json, Layer, Preset, Weights, show
+from sparkwright.cli.options import Json, Layer, Preset, show
 
 
 def list_networks(as_json: Json = False) -> None:
@@ -26,7 +26,9 @@ def list_networks(as_json: Json = False) -> None:
 
 def summary(
     network: Annotated[str, typer.Argument(help="A name of the catalogue, or a file or folder with a network.")],
-    weights: Weights = "random",
+    weights: Annotated[
+        str, typer.Option(help="A .safetensors file for the network, or `random`, which shows the same layers.")
+    ] = "random",
     preprocessing: Preset = None,
     layer: Layer = None,
     as_json: Json = False,

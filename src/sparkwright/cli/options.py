@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparkwright.errors import InputError
-from sparkwright.events import Sink
+from sparkwright.events import Sink, Stamped, Warned
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -21,6 +21,7 @@ __all__ = [
     "Labels",
     "Layer",
     "Master",
+    "MaxErrorRate",
     "NetworkName",
     "Out",
     "Overwrite",
@@ -45,6 +46,7 @@ __all__ = [
 Master = Annotated[str | None, typer.Option(help="Spark master: local[*], yarn, spark://… Default: local[*].")]
 Remote = Annotated[str | None, typer.Option(help="A Spark Connect server instead of a master: sc://host:port.")]
 Conf = Annotated[list[str] | None, typer.Option("--conf", metavar="K=V", help="A Spark setting; may be repeated.")]
+MaxErrorRate = Annotated[float, typer.Option(help="Share of photos that may fail.", min=0.0, max=1.0)]
 Seed = Annotated[int, typer.Option(help="Seed of split, initial weights and order of rows.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in a run folder of the same configuration.")]
@@ -179,10 +181,15 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
 
 
 def progress_sinks(as_json: bool) -> list[Sink]:
-    """Return the terminal's progress display, or nothing where it would be in the way."""
+    """Return the terminal's progress display; where it would be in the way, warnings alone, on standard error."""
     from sparkwright.monitoring.progress import TerminalProgress
 
-    return [] if as_json or not sys.stderr.isatty() else [TerminalProgress()]
+    return [_print_warning] if as_json or not sys.stderr.isatty() else [TerminalProgress()]
+
+
+def _print_warning(stamped: Stamped) -> None:
+    if isinstance(stamped.event, Warned):
+        print(f"warning: {stamped.event.message}", file=sys.stderr)
 
 
 def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:

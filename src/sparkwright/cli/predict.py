@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Overwrite, Remote, open_session, progress_sinks, show
+from sparkwright.cli.options import (
+    Conf,
+    Json,
+    Master,
+    MaxErrorRate,
+    Overwrite,
+    Remote,
+    open_session,
+    progress_sinks,
+    show,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -19,7 +29,7 @@ def predict(
         str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first photos' labels.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
-    max_error_rate: Annotated[float, typer.Option(help="Share of photos that may fail.")] = 0.05,
+    max_error_rate: MaxErrorRate = 0.05,
     overwrite: Overwrite = False,
     master: Master = None,
     remote: Remote = None,

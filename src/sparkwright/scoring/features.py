@@ -158,7 +158,8 @@ def _known(spark: "SparkSession", uris: Sequence[str], key: FeatureKey) -> "Data
     """Return ``sha256`` and ``features`` of all photos with features of this key; None if there are none."""
     known = None
     for uri in dict.fromkeys(uris):
-        found = open_features(spark, uri)
+        inside = storage.join(uri, "features")  # of a run
+        found = open_features(spark, inside if read_manifest(uri) is None and read_manifest(inside) else uri)
         if found.manifest.key.digest != key.digest:
             log.info("%s is not reused: its features are of another network, layer or engine", uri)
             continue

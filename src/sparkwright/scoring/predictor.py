@@ -93,7 +93,13 @@ class Predictor:
         return list(self.iterate(rows))
 
     def iterate(self, rows: Iterable[Photo] | NDArray[Any]) -> Iterator[Prediction]:
-        """Score as `predict` does, but a few hundred rows at a time: for more than memory holds."""
+        """Score as `predict` does, but a few hundred rows at a time: for more than memory holds.
+
+        Raises:
+            InputError: `rows` is one photo instead of several.
+        """
+        if isinstance(rows, str | bytes | os.PathLike | Image.Image):
+            raise InputError("predict takes a list of rows; put one photo into brackets: predict([photo]).")
         for scored in self._scored(rows):
             yield from self._predictions(scored)
 
