@@ -62,7 +62,7 @@ def test_the_activations_are_those_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("settings", "rate", "decay", "dropped"),
     [
-        ({}, 0.02, 0.01, 0.5),
+        ({}, 0.02, 0.003, 0.5),
         ({"optimizer": "adamw"}, 0.004, 3.0, 0.5),
         ({"optimizer": "adam"}, 0.004, 0.0, 0.5),
         ({"task": "regression"}, 0.02, 0.0, 0.0),

@@ -41,7 +41,7 @@ class TrainingConfig:
         momentum: Momentum of SGD; first-moment decay of Adam and AdamW.
         nesterov: Whether SGD's momentum looks ahead (Sutskever et al. 2013).
         weight_decay: L2 penalty of weights (never of biases); AdamW decouples it (Loshchilov and Hutter 2019). None: in
-            a classification 0.01 for SGD and 3 for AdamW, else 0.
+            a classification 0.003 for SGD and 3 for AdamW, else 0.
         schedule: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0 at the last epoch), or ``"step"`` (a tenth at
             half of the epochs, a hundredth at three quarters).
         warmup: Epochs during which the rate rises linearly from 0; may be a fraction.
@@ -82,7 +82,7 @@ class TrainingConfig:
     batch_size: int = 32
     replicas: int = 4
     sync_every: int = 4
-    patience: int | None = 10
+    patience: int | None = 25
     validate_every: int = 1
     monitor: str = "loss"
     refit: bool = False
@@ -111,7 +111,7 @@ class TrainingConfig:
         """`weight_decay`, or what None stands for."""
         if self.weight_decay is not None:
             return self.weight_decay
-        return {"sgd": 0.01, "adamw": 3.0}.get(self.optimizer, 0.0) if self.task == "classification" else 0.0
+        return {"sgd": 0.003, "adamw": 3.0}.get(self.optimizer, 0.0) if self.task == "classification" else 0.0
 
     @property
     def dropped(self) -> float:
