@@ -75,3 +75,7 @@ def test_what_is_left_open_follows_task_and_optimiser(
 ) -> None:
     config = TrainingConfig().replace(**settings)
     assert (config.rate, config.decay, config.dropped) == (rate, decay, dropped)
+
+
+def test_one_hidden_width_may_stand_alone() -> None:
+    assert TrainingConfig(hidden=256).hidden == (256,)  # type: ignore[arg-type]

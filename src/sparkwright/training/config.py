@@ -91,7 +91,8 @@ class TrainingConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)  # one width may stand alone
+        object.__setattr__(self, "hidden", hidden)
         problems = [*self._unknown_names(), *self._values_out_of_range(), *self._combinations()]
         if problems:
             listed = "".join(f"\n- {problem}" for problem in problems) if len(problems) > 1 else " " + problems[0]
