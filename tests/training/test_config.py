@@ -62,11 +62,11 @@ def test_the_activations_are_those_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("settings", "rate", "decay", "dropped"),
     [
-        ({}, 0.02, 0.003, 0.5),
-        ({"optimizer": "adamw"}, 0.004, 3.0, 0.5),
-        ({"optimizer": "adam"}, 0.004, 0.0, 0.5),
-        ({"task": "regression"}, 0.02, 0.0, 0.0),
-        ({"task": "regression", "optimizer": "adam"}, 0.01, 0.0, 0.0),
+        ({}, 0.006, 1.0, 0.3),
+        ({"optimizer": "sgd"}, 0.02, 0.003, 0.3),
+        ({"optimizer": "adam"}, 0.006, 0.0, 0.3),
+        ({"task": "regression"}, 0.01, 0.0, 0.0),
+        ({"task": "regression", "optimizer": "sgd"}, 0.02, 0.0, 0.0),
         ({"learning_rate": 1.0, "weight_decay": 0.5, "dropout": 0.1}, 1.0, 0.5, 0.1),
     ],
 )
