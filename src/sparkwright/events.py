@@ -139,13 +139,13 @@ class EpochEnded(Event):
     epochs: int
     train_loss: float
     replica_losses: list[float]
-    training: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     rows: int = 0
     seconds: float = 0.0
     sync_share: float = 0.0
     best: bool = False
+    training: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
