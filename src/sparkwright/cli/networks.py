@@ -14,7 +14,7 @@ def list_networks(as_json: Json = False) -> None:
     rows = [
         {
             "name": entry.name,
-            "weights": "download" if entry.url else "a file",
+            "weights": "packaged" if entry.packaged else "download" if entry.url else "a file",
             "about": entry.about,
         }
         for entry in CATALOGUE.values()
