@@ -25,7 +25,7 @@ from sparkwright.networks.network import Network
 from sparkwright.run_report import THUMBNAILS, write_run_report
 from sparkwright.runs import Run, check_folder
 from sparkwright.scoring.feature_set import FeatureSet, open_features
-from sparkwright.scoring.features import featurize
+from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fit import TrainingResult, train
@@ -131,7 +131,7 @@ def transfer(
     session.check_workers(spark)
     with Run(out, "transfer", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         job = _Job(spark, run)
-        with job.stage("images"):
+        with rehearsal(spark, cut, run.path("features")), job.stage("images"):
             sided, photos = read_sides(spark, images, labels, split, group, seed, run.emit)
         with job.stage("features", photos.files - photos.unmatched):
             features = featurize(

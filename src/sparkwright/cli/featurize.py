@@ -56,14 +56,16 @@ def featurize(
     from sparkwright import transfer as steps
     from sparkwright.events import Bus, StageEnded, StageStarted
     from sparkwright.scoring.features import featurize as run_featurize
+    from sparkwright.scoring.features import rehearsal
 
     sides = None if split == "none" else parse_split(split)
     cut = steps.load_cut(network, weights, preprocessing, layer)
     bus = Bus(progress_sinks(as_json))
     with open_session(master, remote, conf) as spark:
-        rows, photos = steps.read_sides(
-            spark, images, None if labels == "none" else labels, sides, group, seed, bus.emit
-        )
+        with rehearsal(spark, cut, out):
+            rows, photos = steps.read_sides(
+                spark, images, None if labels == "none" else labels, sides, group, seed, bus.emit
+            )
         bus.emit(StageStarted("features", photos.files, unit="photos"))
         features = run_featurize(
             spark,

@@ -23,7 +23,7 @@ LONGEST_FILE = 2**29
 MOST_FILES_TO_COMPARE = 1_000_000
 
 _PARTITION_BYTES = 128 * 2**20
-_PARTITIONS_PER_SLOT = 3  # so that a slow task leaves the other slots something to do
+_PARTITIONS_PER_SLOT = 2  # so that a slow task leaves the other slots something to do; each costs a start
 _IS_PHOTO = rf"(?i)\.({'|'.join(EXTENSIONS)})$"
 _GLOB_CHARACTERS = re.compile(r"[*?\[\]{}]")
 

@@ -145,7 +145,8 @@ def match_table(listing: "DataFrame", table: "DataFrame", column: str) -> Match:
     found = named.join(files, fits & (~F.col("whole") | (F.col("depth") == F.col("file_parts"))), "left")
     missing, examples = _check_paths(found)
     matched = found.where(F.col("path").isNotNull())
-    values = matched.groupBy("path").agg(F.min("value").alias(column))
+    # Kept, because every later job on the files needs them, and would list and match the files again.
+    values = matched.groupBy("path").agg(F.min("value").alias(column)).persist()
     return Match(values, missing, examples)
 
 

@@ -2,27 +2,28 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
-from sparkwright.events import Channel, Emit, ignore
+from sparkwright.events import Address, Channel, Emit, ignore
 from sparkwright.networks.network import Network
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSet, open_features, read_manifest
 from sparkwright.scoring.featurizer import graph_of
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
 from sparkwright.scoring.outputs import Features
-from sparkwright.session import driver_hosts, worker_errors
+from sparkwright.session import driver_hosts, slots, worker_errors
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["featurize"]
+__all__ = ["featurize", "rehearsal"]
 
 log = logging.getLogger(__name__)
 
@@ -80,19 +81,7 @@ def featurize(
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
 
         def compute(rows: "DataFrame", uri: str) -> None:
-            score_frame(
-                rows,
-                graph_of(network),
-                [Features(_FEATURES, key.metadata())],
-                input_column=_CONTENT,
-                error_column=_ERROR,
-                drop_input=True,
-                digest_column=_DIGEST,
-                batch_size=batch_size,
-                max_error_rate=None,  # the whole job's rate counts, below
-                stage="features",
-                channel=channel,
-            ).write.parquet(uri)
+            _compute(rows, network, batch_size, channel).write.parquet(uri)
 
         try:
             manifest = _write(spark, images, known, compute, root, data, key)
@@ -107,6 +96,53 @@ def featurize(
         if name.startswith("data-") and name != data:
             _remove(storage.join(root, name))
     return open_features(spark, out)
+
+
+@contextmanager
+def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[None]:
+    """Rehearse `featurize` with a row without a photo a slot, in the background, while the body prepares the photos.
+
+    So the workers have imported the engine and loaded the network when the first photo comes, and an output folder in
+    which they cannot write is known before hours of work, not after.
+
+    Raises:
+        StorageError: `out` cannot be written.
+        WorkerError: a worker failed.
+    """
+    folder = storage.join(storage.to_uri(out), f"data-{uuid.uuid4().hex[:12]}")
+
+    def rehearse() -> None:
+        tasks = slots(spark)
+        rows = spark.range(0, tasks, 1, tasks).selectExpr(f"CAST(NULL AS binary) AS {_CONTENT}")
+        storage.check_writable(folder)
+        try:
+            with worker_errors():
+                _compute(rows, network, 1, None).write.parquet(storage.join(folder, "rows"))
+            _count(spark, storage.join(folder, "rows"))
+        finally:
+            _remove(folder)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="sparkwright-rehearsal") as pool:
+        rehearsed = pool.submit(rehearse)
+        yield
+        rehearsed.result()
+
+
+def _compute(rows: "DataFrame", network: Network, batch_size: int, channel: Address | None) -> "DataFrame":
+    """Return the rows with their features instead of the photos' bytes."""
+    return score_frame(
+        rows,
+        graph_of(network),
+        [Features(_FEATURES, FeatureKey.of(network).metadata())],
+        input_column=_CONTENT,
+        error_column=_ERROR,
+        drop_input=True,
+        digest_column=_DIGEST,
+        batch_size=batch_size,
+        max_error_rate=None,  # the whole job's rate counts, in `featurize`
+        stage="features",
+        channel=channel,
+    )
 
 
 def _remove(uri: str) -> None:
