@@ -118,7 +118,22 @@ def test_large_jpeg_decoded_at_reduced_size_differs_little() -> None:
     content = encode(image, "JPEG", quality=95)
     p = Preprocessing((224, 224), short_side=256, scale=1.0)
     whole = p.apply(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert p.decode(content).size == (1200, 800)
     assert np.abs(p.apply(content) - whole).mean() < 1
+
+
+def test_jpeg_decoded_whole_where_the_preprocessing_says_so() -> None:
+    content = encode(gradient(2400, 1600), "JPEG", quality=95)
+    p = Preprocessing((224, 224), short_side=256, scale=1.0, reducing_gap=None)
+    assert p.decode(content).size == (2400, 1600)
+    assert Preprocessing.from_dict(p.to_dict()) == p
+    closer = Preprocessing((224, 224), short_side=256, reducing_gap=1)
+    assert closer.decode(content).size == (600, 400)
+
+
+def test_reducing_gap_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="`reducing_gap` must be at least 1, or None"):
+        Preprocessing((224, 224), reducing_gap=0.5)
 
 
 def test_result_is_written_into_the_given_array() -> None:

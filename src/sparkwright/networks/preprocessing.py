@@ -36,9 +36,6 @@ _INTERPOLATIONS = {
 _CHANNELS = {"rgb": 3, "bgr": 3, "grey": 1}
 _RESIZES = ("short", "exact", "none")
 _ORIENTATION = 0x0112  # EXIF tag
-# A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but to at least this many times what the resize needs: the
-# decoder's own averaging is then invisible behind the resize's.
-_REDUCING_GAP = 2.0
 
 
 class ImageError(InputError):
@@ -70,6 +67,9 @@ class Preprocessing:
         mean: Subtracted after `scale`; one value a channel.
         std: Divided by after `mean`; one value a channel.
         max_pixels: Larger images are an error, found in their header before anything is decoded.
+        reducing_gap: A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast, but to at least
+            this many times what the resize needs (at least 1; Pillow's term). At 2 the decoder's own averaging hides
+            behind the resize's. None decodes every photo whole.
 
     Raises:
         InputError: An argument is out of its range.
@@ -84,6 +84,7 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     max_pixels: int = 178_000_000
+    reducing_gap: float | None = 2.0
 
     def __post_init__(self) -> None:
         for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS), ("channels", _CHANNELS)):
@@ -115,6 +116,10 @@ class Preprocessing:
             raise InputError(
                 "Preprocessing: `std` must not hold 0, `scale` must be finite and `max_pixels` positive; "
                 f"got std={self.std!r}, scale={self.scale!r}, max_pixels={self.max_pixels!r}."
+            )
+        if self.reducing_gap is not None and not self.reducing_gap >= 1:
+            raise InputError(
+                f"Preprocessing: `reducing_gap` must be at least 1, or None to decode whole; got {self.reducing_gap!r}."
             )
 
     @property
@@ -161,8 +166,8 @@ class Preprocessing:
                     f"An image of {image.width} x {image.height} pixels is above the limit of {self.max_pixels:,} "
                     "(`max_pixels` of the preprocessing).",
                 )
-            if self.resize != "none" and image.format == "JPEG":
-                image.draft(None, self._draft_size(image.width, image.height))
+            if self.reducing_gap is not None and self.resize != "none" and image.format == "JPEG":
+                image.draft(None, self._draft_size(image.width, image.height, self.reducing_gap))
             image.load()
             return _to_mode(_upright(image), "L" if grey else "RGB")
         except ImageError:
@@ -207,12 +212,12 @@ class Preprocessing:
             for mean, std in zip(self.mean, self.std, strict=True)
         ]
 
-    def _draft_size(self, width: int, height: int) -> tuple[int, int]:
+    def _draft_size(self, width: int, height: int, gap: float) -> tuple[int, int]:
         """Smallest size that the JPEG decoder may reduce the image to."""
         if self.resize == "short":
             ratio = (self.short_side or 1) / min(width, height)
-            return math.ceil(width * ratio * _REDUCING_GAP), math.ceil(height * ratio * _REDUCING_GAP)
-        side = math.ceil(max(self.size) * _REDUCING_GAP)  # EXIF may turn the image
+            return math.ceil(width * ratio * gap), math.ceil(height * ratio * gap)
+        side = math.ceil(max(self.size) * gap)  # EXIF may turn the image
         return side, side
 
     def _crop(self, image: Image.Image) -> Image.Image:
