@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, Sender, ignore
 from sparkwright.networks.preprocessing import ImageError, Preprocessing
 from sparkwright.scoring import runtime
+from sparkwright.scoring.cores import Cores
 from sparkwright.scoring.engine import Forward, Result, RowError, Scored, score, score_matrix
 from sparkwright.scoring.outputs import Output, error_array
 
@@ -54,6 +56,7 @@ class ScoringPlan:
         digest_column: Where the SHA-256 of a photo's bytes goes (hexadecimal); None for nowhere.
         batch_size: Photos in a micro-batch.
         threads: Threads that the task may use.
+        cores: That the tasks of its executor share; None if Spark does not tell.
         max_error_rate: A task with a larger share of failed rows fails; None for any share.
         stage: What progress is reported as.
         channel: Where to; None for nowhere.
@@ -71,6 +74,7 @@ class ScoringPlan:
     digest_column: str | None = None
     batch_size: int = 8
     threads: int = 1
+    cores: int | None = None
     max_error_rate: float | None = None
     stage: str = "scoring"
     channel: Address | None = None
@@ -96,8 +100,9 @@ class ScoringTask:
         network = runtime.load(shipped_path(plan.network), plan.sha256, threads)
         context = TaskContext.get()
         task = str(context.partitionId()) if context else "0"
+        folder = shipped_path(plan.network).parent
         with Sender(plan.channel) as sender:
-            yield from run(_chain(first, batches), plan, network, task, sender.emit)
+            yield from run(_chain(first, batches), plan, network, task, sender.emit, folder)
 
 
 def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -107,15 +112,29 @@ def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 
 def run(
-    batches: Iterator[pa.RecordBatch], plan: ScoringPlan, network: Forward, task: str = "0", emit: Emit = ignore
+    batches: Iterator[pa.RecordBatch],
+    plan: ScoringPlan,
+    network: Forward,
+    task: str = "0",
+    emit: Emit = ignore,
+    folder: Path | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score Arrow batches; rows leave in the order in which they came, none is lost.
+
+    Args:
+        batches: Pulled as they are needed.
+        plan: What to do.
+        network: The forward pass.
+        task: Its name in progress.
+        emit: Told of progress.
+        folder: One that the executor's processes share, where they tell each other of free cores; None for not.
 
     Raises:
         ErrorRateError: more of the task's rows failed than `plan` allows.
     """
     watch = _Watch(plan, task, emit)
     scored: Iterator[Scored[_Photos]] | Iterator[Scored[_Numbers]]
+    cores = Cores(folder, plan.cores) if folder and plan.cores and plan.preprocessing else None
     if plan.preprocessing is not None:
         photos = (_Photos(part, plan) for part in _parts(batches, plan, _BLOCK_PHOTOS))
         scored = score(
@@ -124,12 +143,17 @@ def run(
             plan.input_shape,
             batch_size=plan.batch_size,
             threads=plan.threads,
+            cores=cores,
             settled=watch.settled,
         )
     else:
         numbers = (_Numbers(part, plan) for part in _parts(batches, plan, _BLOCK_NUMBERS))
         scored = score_matrix(numbers, network, settled=watch.settled)
-    yield from map(partial(_to_batch, plan), scored)
+    try:
+        yield from map(partial(_to_batch, plan), scored)
+    finally:
+        if cores:
+            cores.close()
     watch.end()
 
 

@@ -7,24 +7,33 @@ to the network while they are in the processor's cache. Micro-batches are small 
 network is slower in large ones.
 
 Micro-batches cross the borders of the blocks in which rows arrive; blocks leave in the order in which they came, each
-when its rows are done. Memory: ``threads + 2`` micro-batches, the blocks that those touch, and one block read ahead.
+when its rows are done. Memory: two micro-batches more than threads, the blocks that those touch, and one block read
+ahead.
 
 Numpy alone: the adapters (`arrow`, `predictor`) know where rows come from and where results go.
 """
 
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.networks.preprocessing import ImageError
+from sparkwright.scoring.cores import Cores
 
 __all__ = ["Block", "Forward", "Matrix", "Result", "RowError", "Scored", "score", "score_matrix"]
+
+# Spare threads of a process, and how long one sleeps between two looks for a free core: on an executor with many busy
+# cores, looking must cost nothing.
+_MOST_SPARE = 3
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From inputs, float32 of shape (rows, …), to outputs, float32 of shape (rows, …). Called from several threads."""
@@ -155,6 +164,7 @@ def score(
     *,
     batch_size: int,
     threads: int,
+    cores: Cores | None = None,
     settled: Settled | None = None,
 ) -> Iterator[Scored[B]]:
     """Run the network over blocks whose rows must be decoded one by one.
@@ -165,6 +175,7 @@ def score(
         shape: Of one row's input.
         batch_size: Rows of a micro-batch.
         threads: Threads that decode and run the network.
+        cores: Those of the executor; where one is free, a spare thread uses it.
         settled: Told of each micro-batch's results.
 
     Yields:
@@ -173,7 +184,8 @@ def score(
     Raises:
         Exception: what `forward` raised; rows that cannot be decoded raise nothing.
     """
-    free = [np.empty((batch_size, *shape), np.float32) for _ in range(threads + 2)]
+    crew = _Crew(threads, cores)
+    free = [np.empty((batch_size, *shape), np.float32) for _ in range(crew.size + 2)]
     running: deque[_MicroBatch[B]] = deque()  # the last one may still have empty slots
     pending: deque[Scored[B]] = deque()
 
@@ -189,7 +201,6 @@ def score(
         while pending and pending[0].complete:
             yield pending.popleft()
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="sparkwright-score")
     try:
         for block in blocks:
             scored = Scored(block, _left=len(block))
@@ -201,18 +212,94 @@ def score(
                     running.append(_MicroBatch(free.pop(), forward))
                 batch = running[-1]
                 batch.places.append((scored, row))
-                pool.submit(batch.decode, len(batch.places) - 1)
+                crew.submit(partial(batch.decode, len(batch.places) - 1))
             # What is done leaves at once, so that a block waits in memory no longer than it must.
             while running and running[0].results.done():
                 yield from settle()
         if running and not running[-1].full:
             last = running[-1]
-            pool.submit(last.count_down, len(last.x) - len(last.places))
+            crew.submit(partial(last.count_down, len(last.x) - len(last.places)))
         while running:
             yield from settle()
         yield from pending  # empty blocks at the end
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.close()
+
+
+class _Crew:
+    """The threads of a scoring process: its own, which always work, and spare ones, which need a free core to.
+
+    Args:
+        threads: Its own.
+        cores: Of the executor; None for no spare threads.
+    """
+
+    def __init__(self, threads: int, cores: Cores | None) -> None:
+        self._cores = cores
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        spare = 0 if cores is None else max(0, min(_MOST_SPARE, cores.count - threads))
+        works = [self._work] * threads + [self._help] * spare
+        self._threads = [threading.Thread(target=work, name="sparkwright-score", daemon=True) for work in works]
+        self._own = threads
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def size(self) -> int:
+        """How many threads there are."""
+        return len(self._threads)
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have a task done; it must not raise."""
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for the rest."""
+        self._closed.set()
+        for _ in range(self._own):
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        """Do tasks. Who waits for them gives his core back, so that others' spare threads may use it."""
+        while (task := self._tasks.get()) is not None:
+            core = None
+            while task is not None:
+                if core is None and self._cores:
+                    core = self._cores.take()  # without one too: Spark gave this thread a core, and gets it back soon
+                if not self._closed.is_set():
+                    task()
+                task = self._next()
+            if self._cores:
+                self._cores.give(core)
+
+    def _help(self) -> None:
+        """Do a task whenever there are both a task and a free core."""
+        assert self._cores is not None
+        pause_s = _SHORTEST_PAUSE_S
+        while not self._closed.is_set():
+            core = None if self._tasks.empty() else self._cores.take()
+            if core is None:
+                self._closed.wait(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _SHORTEST_PAUSE_S
+            task = self._next()
+            if task is not None:
+                task()
+            self._cores.give(core)
+
+    def _next(self) -> Callable[[], None] | None:
+        """Return a task that is there now; None if there is none, and at the end."""
+        try:
+            task = self._tasks.get_nowait()
+        except queue.Empty:
+            return None
+        if task is None:
+            self._tasks.put(None)  # one for each thread that waits
+        return task
 
 
 class Matrix(Block, Protocol):

@@ -12,7 +12,7 @@ from sparkwright.events import Address
 from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Output, error_field
-from sparkwright.session import ship_file, ship_library, threads_per_task
+from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -96,6 +96,7 @@ def score_frame(
         digest_column=digest_column,
         batch_size=batch_size,
         threads=threads_per_task(spark),
+        cores=executor_cores(spark),
         max_error_rate=max_error_rate,
         stage=stage,
         channel=channel,

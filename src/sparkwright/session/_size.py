@@ -19,6 +19,14 @@ def threads_per_task(spark: "SparkSession") -> int:
     return int(spark.conf.get("spark.task.cpus", "1") or 1)
 
 
+def executor_cores(spark: "SparkSession") -> int | None:
+    """Return how many cores the tasks of one executor share; None if Spark does not tell."""
+    if _local_slots(spark) is not None:
+        return cores()
+    told = spark.conf.get("spark.executor.cores", None)
+    return int(told) if told else None
+
+
 def slots(spark: "SparkSession") -> int:
     """Return how many tasks run at the same time.
 
