@@ -22,15 +22,15 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import sparkwright
 from sparkwright import storage
-from sparkwright.errors import ExistsError, ModelError, NotFoundError
+from sparkwright.errors import ExistsError, InputError, ModelError, NotFoundError
 
 if TYPE_CHECKING:
     from sparkwright.networks.network import Network
@@ -159,7 +159,7 @@ class Model:
     Attributes:
         network: From pixels to features, cut at its layer; None for a model of features.
         head: From features, float32 of shape (rows, features), to scores: one per class before the softmax
-            (classification), or one per target (regression).
+            (classification), or one per target (regression). None for a network that gives the scores itself.
         task: ``"classification"`` or ``"regression"``.
         classes: The labels in the order of the scores; empty for regression.
         metrics: What was measured, as in a run's ``metrics.json``.
@@ -167,16 +167,42 @@ class Model:
     """
 
     network: "Network | None"
-    head: "Network"
+    head: "Network | None"
     task: Literal["classification", "regression"]
     classes: tuple[str | int | float, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.network is None and self.head is None:
+            raise InputError("A model needs a network, a head, or both; got neither.")
+
+    @staticmethod
+    def of_network(network: "Network", classes: Sequence[str | int | float] | None = None) -> "Model":
+        """Make a model of a network that has its classifier already, such as one of the catalogue.
+
+        Args:
+            network: Gives one score a class, before the softmax.
+            classes: Their labels; by default the network's own, or else the numbers from 0 on.
+
+        Raises:
+            InputError: the output is no vector, or not as long as `classes`.
+        """
+        shape = network.output_shape
+        labels = tuple(classes or network.classes or range(shape[0] if shape else 0))
+        if (len(labels),) != shape:
+            raise InputError(
+                f"The network `{network.name}` gives outputs of shape {shape}; got {len(labels)} classes. Give it a "
+                "head (new_head), or one name per output."
+            )
+        return Model(network, None, "classification", labels)
+
     @property
     def full(self) -> "Network":
         """The whole way from the input to the scores, as one network."""
-        return self.network.with_head(self.head) if self.network is not None else self.head
+        if self.network is not None and self.head is not None:
+            return self.network.with_head(self.head)
+        return cast("Network", self.network or self.head)
 
     def replace(self, **changes: Any) -> "Model":
         """Return a copy with some attributes changed."""
@@ -196,9 +222,10 @@ class Model:
         from safetensors.numpy import save as save_tensors
 
         full = self.full
-        tensors = {f"head.{name}": array for name, array in self.head.weights().items()}
-        if self.network is not None:  # an ONNX network has its weights in the graph, and gives none here
-            tensors |= {f"network.{name}": array for name, array in self.network.weights().items()}
+        tensors = {}
+        for part, network in (("head", self.head), ("network", self.network)):
+            if network is not None:  # an ONNX network has its weights in the graph, and gives none here
+                tensors |= {f"{part}.{name}": array for name, array in network.weights().items()}
         files = {WEIGHTS: save_tensors(tensors), ONNX: full.to_onnx()}
         preprocessing = full.preprocessing
         manifest = {
@@ -206,7 +233,7 @@ class Model:
             "task": self.task,
             "classes": list(self.classes),
             "network": self.network.to_spec() if self.network is not None else None,
-            "head": self.head.to_spec(),
+            "head": self.head.to_spec() if self.head is not None else None,
             "preprocessing": preprocessing.to_dict() if preprocessing is not None else None,
             "input_shape": list(full.input_shape),
             "output_shape": list(full.output_shape),
@@ -245,17 +272,18 @@ class Model:
             spec = manifest[name]
             if spec is None:
                 return None
-            if spec["kind"] == "onnx":  # the graph holds the head too: leave it out again
-                return from_spec({**spec, "layer": OUTPUT}, onnx=files.files[ONNX]).cut(spec["layer"])
+            if spec["kind"] == "onnx":
+                whole = from_spec({**spec, "layer": OUTPUT}, onnx=files.files[ONNX])
+                # The graph holds the head too: leave it out again.
+                return whole.cut(spec["layer"]) if manifest["head"] is not None else whole
             own = {key.removeprefix(f"{name}."): array for key, array in tensors.items() if key.startswith(f"{name}.")}
             return from_spec(spec, own)
 
-        head = part("head")
-        if head is None:
-            raise ModelError(f"{MANIFEST} describes no head. Save or copy the model again.")
+        if manifest["network"] is None and manifest["head"] is None:
+            raise ModelError(f"{MANIFEST} describes neither a network nor a head. Save or copy the model again.")
         return Model(
             network=part("network"),
-            head=head,
+            head=part("head"),
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
             metrics=manifest["metrics"],

@@ -256,7 +256,7 @@ def _to_batch(plan: ScoringPlan, scored: Scored[_Photos] | Scored[_Numbers]) -> 
     columns |= dict(zip(names, added, strict=True))
     if plan.digest_column:
         columns[plan.digest_column] = pa.array(scored.block.digests, pa.string())
-    columns[plan.error_column] = error_array([scored.errors.get(row) for row in range(rows)])
+    columns[plan.error_column] = error_array(scored.errors, rows)
     return pa.RecordBatch.from_pydict(columns)
 
 

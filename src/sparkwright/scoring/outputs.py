@@ -1,6 +1,6 @@
 """What a stage adds to its rows: columns made of a network's outputs, on executors, without a loop per row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,17 @@ from sparkwright.scoring.labels import softmax, top
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructField
 
-__all__ = ["Classification", "Features", "Label", "Output", "Regression", "error_array", "error_field", "vectors"]
+__all__ = [
+    "Classification",
+    "Features",
+    "Label",
+    "Output",
+    "Regression",
+    "Section",
+    "error_array",
+    "error_field",
+    "vectors",
+]
 
 Label = str | int | float
 
@@ -54,20 +64,20 @@ class Features:
 
 @dataclass(frozen=True)
 class Classification:
-    """Label, its probability and, where asked for, all probabilities and the best labels.
+    """Label, its probability, all probabilities, the best labels: those that have a column's name.
 
     Attributes:
         classes: Labels in the order of the scores.
-        prediction: Column of the best label.
-        probability: Column of its probability.
+        prediction: Column of the best label; None for none.
+        probability: Column of its probability; None for none.
         probabilities: Column of all probabilities in the order of `classes`, ``array<float>``; None for none.
         top_labels: Column of the `k` best, ``array<struct<label,probability>>``, best first; None for none.
         k: How many those are.
     """
 
     classes: tuple[Label, ...]
-    prediction: str
-    probability: str
+    prediction: str | None = None
+    probability: str | None = None
     probabilities: str | None = None
     top_labels: str | None = None
     k: int = 5
@@ -76,7 +86,11 @@ class Classification:
         from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
         label, number = self._label_type(), FloatType()
-        fields = [_field(self.prediction, label), _field(self.probability, number)]
+        fields = []
+        if self.prediction:
+            fields.append(_field(self.prediction, label))
+        if self.probability:
+            fields.append(_field(self.probability, number))
         if self.probabilities:
             fields.append(_field(self.probabilities, ArrayType(number, containsNull=False)))
         if self.top_labels:
@@ -86,24 +100,23 @@ class Classification:
 
     def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
         probabilities = softmax(outputs)
-        best = top(probabilities, self.k)  # (rows, k)
+        best = top(probabilities, self.k if self.top_labels else 1)  # (rows, k)
         confidence = np.take_along_axis(probabilities, best, axis=1)
         type_ = self._arrow_label()
         labels = pa.array(map(str, self.classes) if type_ == pa.string() else self.classes, type_)
-        missing = pa.array(failed)
-        arrays = [
-            labels.take(pa.array(best[:, 0], mask=failed)),
-            pa.array(confidence[:, 0], pa.float32(), mask=failed),
-        ]
+        arrays = []
+        if self.prediction:
+            arrays.append(labels.take(pa.array(best[:, 0], mask=failed)))
+        if self.probability:
+            arrays.append(pa.array(confidence[:, 0], pa.float32(), mask=failed))
         if self.probabilities:
             arrays.append(vectors(probabilities, failed))
         if self.top_labels:
-            fields = [pa.field("label", self._arrow_label(), False), pa.field("probability", pa.float32(), False)]
+            fields = [pa.field("label", type_, False), pa.field("probability", pa.float32(), False)]
             pairs = pa.StructArray.from_arrays(
                 [labels.take(pa.array(best.ravel())), pa.array(confidence.ravel(), pa.float32())], fields=fields
             )
-            item = pa.field("element", pairs.type, False)
-            arrays.append(pa.ListArray.from_arrays(_offsets(best), pairs, type=pa.list_(item), mask=missing))
+            arrays.append(_lists(pairs, best.shape, failed))
         return arrays
 
     def _label_type(self) -> "DataType":
@@ -142,16 +155,41 @@ class Regression:
         return [vectors(flat, failed)]
 
 
+@dataclass(frozen=True)
+class Section:
+    """An output made of a part of each row: one of several layers that leave the network behind one another.
+
+    Attributes:
+        output: What is made of it.
+        start: Index of the part's first value in a flattened row.
+        stop: Index behind its last.
+    """
+
+    output: Output
+    start: int
+    stop: int
+
+    def fields(self) -> "list[StructField]":
+        return self.output.fields()
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        return self.output.arrays(outputs.reshape(len(outputs), -1)[:, self.start : self.stop], failed)
+
+
 def vectors(values: NDArray[np.float32], failed: NDArray[np.bool_]) -> pa.ListArray:
-    """Return ``list<float>``, null where `failed`, for values of shape (rows, width); nothing is copied."""
-    numbers = pa.array(np.ascontiguousarray(values).ravel(), pa.float32())
-    item = pa.field("element", pa.float32(), False)
-    return pa.ListArray.from_arrays(_offsets(values), numbers, type=pa.list_(item), mask=pa.array(failed))
+    """Return ``list<float>``, null where `failed`, for values of shape (rows, width).
+
+    The numbers are not copied where they lie in one piece.
+    """
+    return _lists(pa.array(np.ascontiguousarray(values).reshape(-1), pa.float32()), values.shape, failed)
 
 
-def _offsets(values: NDArray[Any]) -> pa.Array:
-    rows, width = values.shape
-    return pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(width))
+def _lists(items: pa.Array, shape: tuple[int, ...], failed: NDArray[np.bool_]) -> pa.ListArray:
+    """Return lists of equal length, null where `failed`, over items that lie behind one another."""
+    rows, width = shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(width))
+    item = pa.field("element", items.type, False)
+    return pa.ListArray.from_arrays(offsets, items, type=pa.list_(item), mask=pa.array(failed))
 
 
 def error_field(column: str) -> "StructField":
@@ -161,9 +199,15 @@ def error_field(column: str) -> "StructField":
     return _field(column, StructType([StructField("kind", StringType()), StructField("message", StringType())]))
 
 
-def error_array(errors: Sequence[RowError | None]) -> pa.StructArray:
-    """Return the error column of some rows; None is a row that succeeded."""
-    return pa.array([error and {"kind": error.kind, "message": error.message} for error in errors], _ERROR)
+def error_array(errors: Mapping[int, RowError], rows: int) -> pa.StructArray:
+    """Return the error column of `rows` rows, of which those in `errors` failed."""
+    failed = sorted(errors)
+    told = pa.array([{"kind": errors[row].kind, "message": errors[row].message} for row in failed], _ERROR)
+    places = np.zeros(rows, np.int64)
+    places[failed] = np.arange(len(failed))
+    succeeded = np.ones(rows, np.bool_)
+    succeeded[failed] = False
+    return told.take(pa.array(places, mask=succeeded))
 
 
 def _field(name: str, type_: "DataType", metadata: dict[str, Any] | None = None) -> "StructField":
