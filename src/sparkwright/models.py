@@ -222,7 +222,7 @@ class Model:
         from safetensors.numpy import save as save_tensors
 
         full = self.full
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for part, network in (("head", self.head), ("network", self.network)):
             if network is not None:  # an ONNX network has its weights in the graph, and gives none here
                 tensors |= {f"{part}.{name}": array for name, array in network.weights().items()}

@@ -24,7 +24,7 @@ from sparkwright.networks.network import INPUT, OUTPUT, home, write_atomically
 if TYPE_CHECKING:
     from sparkwright.networks.torch_network import Part, TorchNetwork
 
-__all__ = ["append_head", "export_torch", "rename_tensor", "set_output"]
+__all__ = ["append_head", "export_torch", "rename_inputs", "rename_tensor", "set_output"]
 
 log = logging.getLogger(__name__)
 
@@ -155,14 +155,25 @@ def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
     if new in names:
         swaps[new] = next(name for n in range(1, 10**6) if (name := f"{new}_{n}") not in names)
     for node in graph.node:
-        for field in (node.input, node.output):
-            for index, name in enumerate(field):
-                field[index] = swaps.get(name, name)
+        rename_inputs(node, swaps)
+        node.output[:] = [swaps.get(name, name) for name in node.output]
     for values in (graph.input, graph.output, graph.value_info):
         for value in values:
             value.name = swaps.get(value.name, value.name)
     for tensor in graph.initializer:
         tensor.name = swaps.get(tensor.name, tensor.name)
+
+
+def rename_inputs(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Let a node, and those of its inner graphs (If, Loop), read tensors under their new names; in place."""
+    node.input[:] = [renamed.get(name, name) for name in node.input]
+    for attribute in node.attribute:
+        inner = (attribute.g,) if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+        for graph in inner:
+            for child in graph.node:
+                rename_inputs(child, renamed)
+            for value in graph.output:
+                value.name = renamed.get(value.name, value.name)
 
 
 def _export_base(network: "TorchNetwork") -> bytes:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from sparkwright.errors import InputError
+from sparkwright.networks.export import rename_inputs
 from sparkwright.networks.network import INPUT, OUTPUT, Network
 
 __all__ = ["export_layers"]
@@ -94,7 +95,7 @@ class _Joined:
         return self._known[key][0]
 
     def _put_node(self, node: onnx.NodeProto, renamed: dict[str, str]) -> list[str]:
-        _rename_inputs(node, renamed)
+        rename_inputs(node, renamed)
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
         key = (node.op_type, node.domain, tuple(node.input), tuple(attributes), len(node.output))
         if key not in self._known:
@@ -113,15 +114,3 @@ class _Joined:
             free = f"{name}_{number}"
         self._names.add(free)
         return free
-
-
-def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
-    """Let a node, and those of its inner graphs (If, Loop), read tensors under their new names; in place."""
-    node.input[:] = [renamed.get(name, name) for name in node.input]
-    for attribute in node.attribute:
-        inner = (attribute.g,) if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
-        for graph in inner:
-            for child in graph.node:
-                _rename_inputs(child, renamed)
-            for value in graph.output:
-                value.name = renamed.get(value.name, value.name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any, Self, cast
-from weakref import WeakKeyDictionary
 
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.sql import DataFrame
@@ -13,13 +12,11 @@ from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.frames import score_frame
 from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.outputs import Features
+from sparkwright.scoring.outputs import Features, Output
 from sparkwright.scoring.persistence import network_from_files, network_to_files
+from sparkwright.scoring.several import layers_graph, several_outputs, to_outputs
 
 __all__ = ["Featurizer"]
-
-# Exporting and hashing a network takes seconds for large ones; networks never change.
-_graphs: "WeakKeyDictionary[Network, Graph]" = WeakKeyDictionary()
 
 
 def _to_network(value: Any) -> str | Network:
@@ -39,6 +36,7 @@ class Featurizer(ScoringStage):
         layer: Where the network is cut; by default the layer that feeds its classifier, or its last if it was cut.
         inputCol: Photos' bytes.
         outputCol: The features, flattened, float32.
+        outputs: Instead of `layer` and `outputCol`, several layers from one pass over the network: column → layer.
         errorCol: Null, or ``struct<kind,message>``.
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
@@ -54,6 +52,9 @@ class Featurizer(ScoringStage):
     network = Param[Any](Params._dummy(), "network", "network to run: a Network, a name or a path", _to_network)
     layer = Param[str](Params._dummy(), "layer", "layer whose output is wanted", TypeConverters.toString)
     outputCol = Param[str](Params._dummy(), "outputCol", "column of features", TypeConverters.toString)
+    outputs = Param[dict[str, str]](
+        Params._dummy(), "outputs", "columns of several layers, from one pass: column → layer", to_outputs
+    )
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Featurizer(ScoringStage):
         layer: str | None = None,
         inputCol: str | None = None,
         outputCol: str | None = None,
+        outputs: Mapping[str, str] | None = None,
         errorCol: str | None = None,
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
@@ -75,6 +77,7 @@ class Featurizer(ScoringStage):
             layer=layer,
             inputCol=inputCol,
             outputCol=outputCol,
+            outputs=outputs,
             errorCol=errorCol,
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
@@ -92,6 +95,10 @@ class Featurizer(ScoringStage):
     def setOutputCol(self, value: str) -> Self:
         """Set the column of features."""
         return self.setParams(outputCol=value)
+
+    def setOutputs(self, value: Mapping[str, str]) -> Self:
+        """Set the columns of several layers: column → layer."""
+        return self.setParams(outputs=value)
 
     def getNetwork(self) -> Network:
         """Return the network, whole; a name is looked up now.
@@ -117,6 +124,10 @@ class Featurizer(ScoringStage):
         """Return the column of features."""
         return self.getOrDefault(self.outputCol)
 
+    def getOutputs(self) -> dict[str, str] | None:
+        """Return the columns of several layers; None for one."""
+        return self.getOrDefault(self.outputs) if self.isSet(self.outputs) else None
+
     def _cut(self) -> Network:
         network = self.getNetwork()
         layer = self.getOrDefault(self.layer) if self.isSet(self.layer) else network.feature_layer
@@ -127,9 +138,21 @@ class Featurizer(ScoringStage):
         return self._last[2]
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        network = self._cut()
-        features = Features(self.getOutputCol(), FeatureKey.of(network).metadata())
-        return score_frame(dataset, graph_of(network), [features], stage="features", **self._engine_options())
+        graph, outputs = self._plan()
+        return score_frame(dataset, graph, outputs, stage="features", **self._engine_options())
+
+    def _plan(self) -> tuple[Graph, list[Output]]:
+        """Return what runs, and what it adds."""
+        wanted = self.getOutputs()
+        if wanted is None:
+            network = self._cut()
+            return graph_of(network), [Features(self.getOutputCol(), FeatureKey.of(network).metadata())]
+        both = [param.name for param in (self.layer, self.outputCol) if self.isSet(param)]
+        if both:
+            raise InputError(
+                f"outputs names all columns that are added, and their layers; leave out {', '.join(both)}."
+            )
+        return several_outputs(self.getNetwork(), wanted)
 
     def to_files(self) -> dict[str, bytes]:
         return network_to_files(self.getNetwork())
@@ -140,6 +163,4 @@ class Featurizer(ScoringStage):
 
 def graph_of(network: Network) -> Graph:
     """Return the network's graph; a network that is in use is exported once."""
-    if network not in _graphs:
-        _graphs[network] = Graph.of_network(network)
-    return _graphs[network]
+    return layers_graph(network, [network.layer])[0]

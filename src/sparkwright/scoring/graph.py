@@ -1,8 +1,10 @@
 """What the engine needs to know of a network: its ONNX graph, and how to feed it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Self
 
 from sparkwright.networks.preprocessing import Preprocessing
@@ -42,6 +44,25 @@ class Graph:
             input_shape=tuple(network.input_shape),
             output_shape=tuple(network.output_shape),
         )
+
+    @classmethod
+    def of_layers(cls, network: "Network", layers: Sequence[str]) -> tuple[Self, dict[str, tuple[int, int]]]:
+        """Export a network with the outputs of several layers, flattened, behind one another.
+
+        Returns:
+            The graph; and for each layer the index of its first value in a row and the one behind its last.
+
+        Raises:
+            NameUnknownError: no such layer.
+        """
+        if len(layers) == 1:
+            graph = cls.of_network(network.cut(layers[0]))
+            return graph, {layers[0]: (0, prod(graph.output_shape))}
+        from sparkwright.networks.joined import export_layers
+
+        onnx, places = export_layers(network, layers)
+        width = max(stop for _, stop in places.values())
+        return cls(network.name, onnx, network.preprocessing, tuple(network.input_shape), (width,)), places
 
     @classmethod
     def of_model(cls, files: "ModelFiles", name: str = "the model") -> Self:

@@ -28,5 +28,6 @@ def top(probabilities: NDArray[np.float32], k: int) -> NDArray[np.intp]:
         Class indices of shape (rows, min(k, classes)).
     """
     if k == 1:  # the common case, without sorting a thousand classes a row
-        return np.argmax(probabilities, axis=1)[:, None]
+        best: NDArray[np.intp] = np.argmax(probabilities, axis=1, keepdims=True)
+        return best
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]

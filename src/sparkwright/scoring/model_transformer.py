@@ -10,11 +10,13 @@ from pyspark.sql import DataFrame
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.events import Address
 from sparkwright.models import MANIFEST, Model, ModelFiles
+from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.frames import find_column, holds_photos, score_frame
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Classification, Output, Regression
+from sparkwright.scoring.several import several_outputs, to_outputs
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructField
@@ -23,16 +25,18 @@ __all__ = ["ModelTransformer", "predict"]
 
 
 def _to_model(value: Any) -> str | ModelFiles:
+    if isinstance(value, Network):
+        value = Model.of_network(value)
     if isinstance(value, Model):
         model: Model = value
-        if model.network is not None and "features" not in model.lineage:
+        if model.network is not None and model.head is not None and "features" not in model.lineage:
             # Later the network's own fingerprint is not to be had: an ONNX network is saved as one graph with its head.
             key = FeatureKey.of(model.network).to_dict()
             model = model.replace(lineage={**model.lineage, "features": key})
         return model.to_files()
     if isinstance(value, str | ModelFiles):
         return value
-    raise TypeError(f"model must be a path or a Model; got {type(value).__name__}.")
+    raise TypeError(f"model must be a path, a Model or a Network; got {type(value).__name__}.")
 
 
 class ModelTransformer(ScoringStage):
@@ -42,13 +46,17 @@ class ModelTransformer(ScoringStage):
     its head alone. A row that cannot be scored keeps its place: predictions null, and the error column says why.
 
     Args:
-        model: A `Model`, or where one was saved (folder or zip, on any file system).
+        model: A `Model`, or where one was saved (folder or zip, on any file system); or a `Network` with its
+            classifier.
         inputCol: Photos' bytes, or features.
         predictionCol: The most probable class's label (regression: the value).
         probabilityCol: Its probability.
         probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
         topCol: The `top` best, ``array<struct<label,probability>>``; empty for none (the default).
         top: How many those are.
+        outputs: Instead of all these columns, those that are wanted, from one pass over the network: column → a layer
+            (its output, flattened, as ``array<float>``), ``logits``, or a kind (``label``, ``probability``,
+            ``probabilities``, ``top``; for regression ``value``).
         errorCol: Null, or ``struct<kind,message>``.
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
@@ -56,6 +64,7 @@ class ModelTransformer(ScoringStage):
 
     Example:
         >>> ModelTransformer(model="run/model").transform(images.rows).select("path", "prediction")  # doctest: +SKIP
+        >>> both = ModelTransformer(model="run/model", outputs={"embedding": "pool", "kind": "label"})  # doctest: +SKIP
     """
 
     artefact = "model"
@@ -70,24 +79,28 @@ class ModelTransformer(ScoringStage):
     )
     topCol = Param[str](Params._dummy(), "topCol", "column of the best labels; empty for none", TypeConverters.toString)
     top = Param[int](Params._dummy(), "top", "how many labels topCol holds", TypeConverters.toInt)
+    outputs = Param[dict[str, str]](
+        Params._dummy(), "outputs", "columns wanted instead of the usual: column → layer or kind", to_outputs
+    )
 
     def __init__(
         self,
         *,
-        model: str | Model | None = None,
+        model: str | Model | Network | None = None,
         inputCol: str | None = None,
         predictionCol: str | None = None,
         probabilityCol: str | None = None,
         probabilitiesCol: str | None = None,
         topCol: str | None = None,
         top: int | None = None,
+        outputs: Mapping[str, str] | None = None,
         errorCol: str | None = None,
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
         dropInput: bool | None = None,  # noqa: N803
     ) -> None:
         super().__init__()
-        self._last: tuple[ModelFiles, Model] | None = None  # rebuilt once
+        self._last: tuple[ModelFiles, Model, Network] | None = None  # rebuilt once: the model, and the whole of it
         self._setDefault(
             predictionCol="prediction",
             probabilityCol="probability",
@@ -103,13 +116,14 @@ class ModelTransformer(ScoringStage):
             probabilitiesCol=probabilitiesCol,
             topCol=topCol,
             top=top,
+            outputs=outputs,
             errorCol=errorCol,
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
             dropInput=dropInput,
         )
 
-    def setModel(self, value: str | Model) -> Self:
+    def setModel(self, value: str | Model | Network) -> Self:
         """Set the model to score with."""
         return self.setParams(model=value)
 
@@ -133,16 +147,25 @@ class ModelTransformer(ScoringStage):
         """Set how many labels `topCol` holds."""
         return self.setParams(top=value)
 
+    def setOutputs(self, value: Mapping[str, str]) -> Self:
+        """Set the columns wanted instead of the usual: column → layer or kind."""
+        return self.setParams(outputs=value)
+
     def getModel(self) -> Model:
         """Return the model; needs torch where the model's networks are torch.
 
         Raises:
             InputError: none is set.
         """
+        return self._rebuilt()[0]
+
+    def _rebuilt(self) -> tuple[Model, Network]:
+        """Return the model, and its whole way from the input to the scores."""
         files = self._files()
         if self._last is None or self._last[0] is not files:
-            self._last = (files, Model.from_files(files))
-        return self._last[1]
+            model = Model.from_files(files)
+            self._last = (files, model, model.full)
+        return self._last[1:]
 
     def getPredictionCol(self) -> str:
         """Return the column of labels or values."""
@@ -164,6 +187,10 @@ class ModelTransformer(ScoringStage):
         """Return how many labels `topCol` holds."""
         return self.getOrDefault(self.top)
 
+    def getOutputs(self) -> dict[str, str] | None:
+        """Return the columns wanted instead of the usual; None for the usual."""
+        return self.getOrDefault(self.outputs) if self.isSet(self.outputs) else None
+
     def _files(self) -> ModelFiles:
         if not self.isSet(self.model):
             raise InputError("ModelTransformer needs a model. Set it: ModelTransformer(model=…) or setModel(…).")
@@ -179,37 +206,61 @@ class ModelTransformer(ScoringStage):
     def _score(self, dataset: DataFrame, channel: Address | None) -> DataFrame:
         """Transform, with progress reported to a channel."""
         field = find_column(dataset, self.getInputCol())
-        return score_frame(
-            dataset,
-            self._photo_graph(field) if holds_photos(field) else self._feature_graph(field),
-            [self._output(self._files().manifest)],
-            stage="predictions",
-            channel=channel,
-            **self._engine_options(),
-        )
+        graph, outputs = self._plan(field)
+        return score_frame(dataset, graph, outputs, stage="predictions", channel=channel, **self._engine_options())
 
-    def _photo_graph(self, field: "StructField") -> Graph:
+    def _plan(self, field: "StructField") -> tuple[Graph, list[Output]]:
+        """Return what runs on a column, and what it adds."""
+        photos = holds_photos(field)
         files = self._files()
-        if files.manifest["preprocessing"] is None:
-            raise ColumnError(
-                f"Column `{field.name}` holds bytes, but the model is one of features: it has no network that reads "
-                "photos. Give it a column of features."
+        self._check_input(field, files.manifest, photos)
+        wanted = self.getOutputs()
+        if wanted is None:
+            parts = (files.manifest["network"], files.manifest["head"])
+            graph = Graph.of_model(files) if photos or None in parts else self._head_graph()
+            outputs = [self._output(files.manifest)]
+        else:
+            self._check_columns()
+            model, whole = self._rebuilt()
+            graph, outputs = several_outputs(
+                whole if photos or model.head is None else model.head,
+                wanted,
+                task=model.task,
+                classes=model.classes,
+                k=self.getTop(),
             )
-        return Graph.of_model(files)
+        if not photos:
+            _check_width(field, graph)
+        return graph, outputs
 
-    def _feature_graph(self, field: "StructField") -> Graph:
-        """Return the head; refuse features that it was not trained on."""
-        files, given = self._files(), FeatureKey.of_column(field)
-        whole = files.manifest["network"] is None
-        graph = Graph.of_model(files) if whole else Graph.of_network(self.getModel().head)
-        told = files.manifest["lineage"].get("features")
-        expected = FeatureKey.from_dict(told) if told else None
-        if given is not None and expected is not None:
-            given.check_fits(expected, f"Column `{field.name}`")
-        if given is not None and (given.width,) != graph.input_shape:
-            width = graph.input_shape[0]
-            raise InputError(f"Column `{field.name}` has {given.width} features a row; the model takes {width}.")
-        return graph
+    def _head_graph(self) -> Graph:
+        return Graph.of_network(cast(Network, self.getModel().head))
+
+    def _check_input(self, field: "StructField", manifest: Mapping[str, Any], photos: bool) -> None:
+        """Refuse photos for a model of features, and features that the model was not trained on."""
+        if photos:
+            if manifest["preprocessing"] is None:
+                raise ColumnError(
+                    f"Column `{field.name}` holds bytes, but the model is one of features: it has no network that "
+                    "reads photos. Give it a column of features."
+                )
+            return
+        if manifest["head"] is None and manifest["preprocessing"] is not None:
+            raise ColumnError(
+                f"Column `{field.name}` holds numbers, but the model is a whole network without a head of its own: "
+                "give it photos."
+            )
+        given, told = FeatureKey.of_column(field), manifest["lineage"].get("features")
+        if given is not None and told:
+            given.check_fits(FeatureKey.from_dict(told), f"Column `{field.name}`")
+
+    def _check_columns(self) -> None:
+        if self.getTop() < 1:
+            raise InputError(f"top must be at least 1; got {self.getTop()}.")
+        others = (self.predictionCol, self.probabilityCol, self.probabilitiesCol, self.topCol)
+        both = [param.name for param in others if self.isSet(param)]
+        if both:
+            raise InputError(f"outputs names all columns that are added; leave out {', '.join(both)}.")
 
     def _output(self, manifest: Mapping[str, Any]) -> Output:
         if manifest["task"] == "regression":
@@ -234,9 +285,16 @@ class ModelTransformer(ScoringStage):
         self.setParams(model=ModelFiles(manifest, {name: data for name, data in files.items() if name != MANIFEST}))
 
 
+def _check_width(field: "StructField", graph: Graph) -> None:
+    given = FeatureKey.of_column(field)
+    if given is not None and (given.width,) != graph.input_shape:
+        width = graph.input_shape[0]
+        raise InputError(f"Column `{field.name}` has {given.width} features a row; the model takes {width}.")
+
+
 def predict(
     rows: DataFrame,
-    model: str | Model,
+    model: str | Model | Network,
     *,
     input_column: str = "content",
     top: int | None = None,
@@ -247,7 +305,7 @@ def predict(
 
     Args:
         rows: Photos, or features made with the model's network.
-        model: A `Model`, or where one was saved.
+        model: A `Model`, or where one was saved; or a `Network` with its classifier.
         input_column: Photos' bytes, or features.
         top: Add the column ``top`` with that many labels.
         channel: Where progress is reported to (stage ``predictions``).
