@@ -86,7 +86,7 @@ def test_nodes_with_graphs_inside_find_their_tensors() -> None:
 
 
 def test_unknown_layers_and_none_at_all_are_refused() -> None:
-    with pytest.raises(NameUnknownError, match="has no layer `hiden1`. Did you mean `hidden1`"):
+    with pytest.raises(NameUnknownError, match=r"has no layer `hiden1`\. Did you mean `hidden1`"):
         export_layers(mlp(4, 3, hidden=[5]), ["hiden1"])
     with pytest.raises(InputError, match="Name at least one layer; got none"):
         export_layers(mlp(4, 3), [])
