@@ -46,6 +46,7 @@ __all__ = [
     "StageEnded",
     "StageStarted",
     "Stamped",
+    "TaskTimed",
     "Warned",
     "ignore",
     "read_events",
@@ -113,6 +114,19 @@ class Progress(Event):
     task: str
     done: int
     errors: int = 0
+
+
+@dataclass(frozen=True)
+class TaskTimed(Event):
+    """Where the time of a task of a stage went: the seconds of each step, over all its threads, for `rows` rows.
+
+    ``read`` and ``write`` are waiting for Spark, which reads and writes meanwhile; the rest is work.
+    """
+
+    stage: str
+    task: str
+    rows: int
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from sparkwright.evaluation.metrics import ClassificationState, RegressionState
 from sparkwright.evaluation.report import RunRecord, Thumbnail, make_thumbnail
-from sparkwright.events import EpochEnded, RunEnded, RunStarted, StageEnded, Stamped, Warned
+from sparkwright.events import EpochEnded, RunEnded, RunStarted, StageEnded, Stamped, TaskTimed, Warned
 
 WORDS = ["airplane", "beaver", "canoe", "dolphin", "ewer", "flamingo", "gramophone", "harbour", "iguana", "joshua_tree"]
 
@@ -55,7 +55,10 @@ def made_up_photo(seed):
 
 def made_up_events(epochs=40, replicas=4):
     rng = np.random.default_rng(1)
-    events = [RunStarted("transfer"), StageEnded("features", 48.2, 3100, 2)]
+    spent = {"read": 0.4, "decode": 4.1, "resize": 1.3, "forward": 17.2, "write": 0.2}
+    events = [RunStarted("transfer"), TaskTimed("features", "0", 10, {"read": 99.0})]  # task 0 ran twice
+    events += [TaskTimed("features", task, 1550, spent) for task in "01"]
+    events.append(StageEnded("features", 48.2, 3100, 2))
     for epoch in range(1, epochs + 1):
         loss = 3.2 * np.exp(-epoch / 7) + 0.08
         losses = [float(x) for x in loss * rng.normal(1, 0.07, replicas)]

@@ -173,6 +173,12 @@ def test_the_run_has_its_command_configuration_versions_and_seconds(pages):
         assert part in text
 
 
+def test_where_a_photos_time_went_is_summed_over_the_last_attempt_of_each_task(pages):
+    text = Page(pages[2]).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Where a photo's time goes Step A photo Share read 0.26 ms 1.7 % decode 2.65 ms 17.7 %" in text
+    assert "resize 0.84 ms 5.6 % forward 11.10 ms 74.1 % write 0.13 ms 0.9 %" in text
+
+
 def test_photos_show_what_was_said_and_what_is_true(pages):
     page = pages[2]
     assert page.count("data:image/jpeg") == 12

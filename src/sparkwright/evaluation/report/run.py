@@ -17,7 +17,7 @@ from sparkwright.evaluation.report.markup import (
     whole,
 )
 from sparkwright.evaluation.report.record import RunRecord
-from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, Warned
+from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, TaskTimed, Warned
 
 __all__ = ["data_section", "learning_section", "run_section"]
 
@@ -242,7 +242,7 @@ def run_section(record: RunRecord) -> str:
         "The run",
         f'<h3>Warnings</h3><ul class="findings">{listed}</ul>' if listed else "",
         command,
-        f'<div class="pair">{_stage_table(record)}{versions}</div>',
+        f'<div class="pair">{_stage_table(record)}{_step_table(record.events)}{versions}</div>',
         configuration,
     )
 
@@ -264,6 +264,26 @@ def _stage_table(record: RunRecord) -> str:
     rows.append(["all", seconds(total), "", ""])
     columns = [Column("Stage", numeric=False), Column("Time"), Column("Rows"), Column("Rate")]
     return table(columns, rows, caption="Time per stage")
+
+
+def _step_table(events: Sequence[Stamped]) -> str:
+    """Return where a photo's time went in the stage that made the features."""
+    last = {(s.event.stage, s.event.task): s.event for s in events if isinstance(s.event, TaskTimed)}
+    tasks = [event for (stage, _), event in last.items() if stage == "features"]
+    rows = sum(task.rows for task in tasks)
+    spent: dict[str, float] = {}
+    for task in tasks:
+        for step, taken in task.seconds.items():
+            spent[step] = spent.get(step, 0.0) + taken
+    every = sum(spent.values())
+    if not rows or not every:
+        return ""
+    lines = [
+        [step, Cell(f"{1000 * taken / rows:.2f} ms", bar=taken / every), percent(taken / every, 1)]
+        for step, taken in spent.items()
+    ]
+    columns = [Column("Step", numeric=False), Column("A photo"), Column("Share")]
+    return table(columns, lines, caption="Where a photo's time goes")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
