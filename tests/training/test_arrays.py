@@ -113,7 +113,9 @@ def test_rows_of_weight_zero_teach_nothing() -> None:
 def test_best_epoch_and_its_weights_are_kept() -> None:
     x, y = blobs(60, classes=3, width=40)
     validation = blobs(200, classes=3, width=40, seed=3)
-    config = QUICK.replace(epochs=60, learning_rate=0.3, weight_decay=0.0, schedule="constant", patience=5)
+    config = QUICK.replace(
+        epochs=60, learning_rate=0.3, weight_decay=0.0, schedule="constant", patience=5, calibrate=False
+    )
     result = fit_arrays(x, np.random.default_rng(0).permutation(y), config, validation=validation)
     losses = [event.validation["loss"] for event in result.history]
     assert result.best_epoch == int(np.argmin(losses)) + 1
@@ -129,7 +131,7 @@ def test_a_refit_trains_on_validation_rows_too_for_the_best_number_of_epochs() -
     x, y = blobs(100)
     xv, yv = blobs(80, seed=1)
     events: list[Event] = []
-    config = QUICK.replace(refit=True)
+    config = QUICK.replace(refit=True, calibrate=False)
     result = fit_arrays(x, y, config, validation=(xv, yv), emit=events.append)
     best = result.best_epoch
     assert StageStarted("refit", best, "epochs") in events

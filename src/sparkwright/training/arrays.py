@@ -85,6 +85,7 @@ def fit_arrays(
         outcome.weights,
         history=outcome.history,
         best_epoch=outcome.best_epoch,
+        temperature=outcome.temperature,
         rows=dict(store.census.rows),
         skipped=store.census.problems.total(),
         seconds=seconds | outcome.seconds,

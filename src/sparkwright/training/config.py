@@ -57,6 +57,8 @@ class TrainingConfig:
             ``"mae"`` or ``"r2"``.
         refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
             the schedule then stretches.
+        calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
+            best (Guo et al. 2017); labels stay as they are. Without validation rows there is nothing to fit.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
         seed: Of weights, shards, order and dropout.
         threads: CPU threads a replica computes with. Part of the result: sums of several threads round differently.
@@ -86,6 +88,7 @@ class TrainingConfig:
     validate_every: int = 1
     monitor: str = "loss"
     refit: bool = False
+    calibrate: bool = True
     standardise: bool = True
     seed: int = 0
     threads: int = 1

@@ -199,6 +199,7 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
     training = {
         "config": result.config.to_dict(),
         "best_epoch": result.best_epoch,
+        "temperature": result.temperature,
         "history": [event.to_dict() for event in result.history],
         "rows": result.rows,
         "skipped": result.skipped,
@@ -244,16 +245,19 @@ class MLPClassifier(_MLPEstimator):
         **_SHARED,
         "classWeights": "class_weights",
         "labelSmoothing": "label_smoothing",
+        "calibrate": "calibrate",
     }
 
     classWeights = _param("classWeights", "None, balanced, or a weight for each class", _anything)
     labelSmoothing = _param("labelSmoothing", "share of the target spread over classes", TypeConverters.toFloat)
+    calibrate = _param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
 
 
 class MLPRegressor(_MLPEstimator):
     """Trains a regression on features: a linear layer, or a multi-layer perceptron, by averaging replicas.
 
-    The Params are those of `MLPClassifier`, without ``classWeights`` and ``labelSmoothing``; `labelCol` holds numbers.
+    The Params are those of `MLPClassifier`, without ``classWeights``, ``labelSmoothing`` and ``calibrate``; `labelCol`
+    holds numbers.
 
     Example:
         >>> model = MLPRegressor(labelCol="price").fit(table)       # doctest: +SKIP

@@ -104,6 +104,7 @@ def train(
         weights,
         history=[Event.from_dict(event) for event in summary["history"]],
         best_epoch=summary["best_epoch"],
+        temperature=summary["temperature"],
         rows=summary["rows"],
         skipped=summary["skipped"],
         seconds=seconds,

@@ -1,4 +1,4 @@
-"""Train a head on rows: select the best epoch on the validation rows, then, if asked, train again on all.
+"""Train a head on rows: select the best epoch on the validation rows, calibrate, then, if asked, train again on all.
 
 It runs in every process of a training, with the rows of the replicas hosted there.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, ignore
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.training.calibration import find_temperature
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import TRAIN, VALIDATION
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
@@ -40,12 +41,14 @@ class Outcome:
         weights: The head's, by name.
         best_epoch: The epoch that the validation rows chose; the last one without them.
         history: One event for each epoch of the selection.
+        temperature: What the logits were divided by; 1 without calibration.
         seconds: Of the selection and of the refit.
     """
 
     weights: dict[str, NDArray[np.float32]]
     best_epoch: int
     history: list[EpochEnded]
+    temperature: float
     seconds: dict[str, float]
 
 
@@ -78,6 +81,9 @@ def train_head(
     with cpu_threads(config.threads):
         validation = VALIDATION if population.validated else None
         fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit)
+        temperature = 1.0
+        if config.calibrate and population.classes and population.validated:
+            temperature = find_temperature(fitted.module, _shards(rows, population, [VALIDATION]), transport)
         seconds = {"selection": time.perf_counter() - started}
         best, history = fitted.epoch, fitted.history
         if config.refit and population.validated:
@@ -89,8 +95,10 @@ def train_head(
             fitted = _fit(again, population, rows, transport, [TRAIN, VALIDATION], None, progress)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
+        if temperature != 1:
+            _divide(fitted.module.get_submodule("output"), temperature)
         weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
-    return Outcome(weights, best, history, seconds)
+    return Outcome(weights, best, history, temperature, seconds)
 
 
 def _fit(
@@ -105,28 +113,20 @@ def _fit(
     """Train one head from the start, on the rows of some sides."""
     names = ("train",) if len(sides) == 1 else ("train", "validation")
     factors = class_factors(config.class_weights, population.classes, population.label_counts(names))
-    targets = {replica: _targets(own, population.classes) for replica, own in rows.items()}
-
     weights = {replica: own.weight for replica, own in rows.items()}
     if population.classes:
-        weights = {replica: own * factors[targets[replica].numpy()] for replica, own in weights.items()}
+        weights = {
+            replica: own.weight * factors[_targets(own, population.classes).numpy()] for replica, own in rows.items()
+        }
     moments = measure_moments(rows, sides, weights, transport)
     task = _task(config, factors, moments)
     module = build_head(config, population.width, task.outputs).to_module()
     if config.standardise:
         _standardise(module, moments)
-    tensors = {replica: torch.from_numpy(own.x_NF) for replica, own in rows.items()}
-
-    def shards(sides: Sequence[int], scale: float) -> dict[int, Shard]:
-        return {
-            replica: Shard(tensors[replica], targets[replica], torch.from_numpy(own.weight) * scale, own.order(sides))
-            for replica, own in rows.items()
-        }
-
     # Weights of mean 1 leave the rate's meaning as it is without them.
-    train = shards(sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
+    train = _shards(rows, population, sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
     loop = Loop(config, task, Averaging(config.sync_every), transport, emit)
-    fitted = loop.fit(module, train, None if validation is None else shards([validation], 1.0))
+    fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]))
     task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
     return fitted
 
@@ -137,12 +137,34 @@ def _task(config: TrainingConfig, factors: NDArray[np.float32], moments: Moments
     return Regression(moments.target_mean, moments.target_deviation)
 
 
+def _shards(
+    rows: Mapping[int, Rows], population: Population, sides: Sequence[int], scale: float = 1.0
+) -> dict[int, Shard]:
+    """Return the rows of some sides, with their weights times `scale`, of each replica."""
+    return {
+        replica: Shard(
+            torch.from_numpy(own.x_NF),
+            _targets(own, population.classes),
+            torch.from_numpy(own.weight) * scale,
+            own.order(sides),
+        )
+        for replica, own in rows.items()
+    }
+
+
 def _targets(rows: Rows, classes: tuple[str, ...]) -> Tensor:
     """Return class indices, int64, or the numbers of a regression, float64."""
     if not classes:
         return torch.from_numpy(rows.target)
     index = pc.index_in(rows.label, pa.array(classes, pa.string()))
     return torch.from_numpy(index.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _divide(layer: nn.Module, temperature: float) -> None:
+    """Divide the outputs of a linear layer, in place."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.div_(temperature)
 
 
 def _standardise(module: nn.Module, moments: Moments) -> None:

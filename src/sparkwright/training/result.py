@@ -24,6 +24,7 @@ class TrainingResult:
         classes: Labels in the order of the logits, numbers where the label column holds numbers; empty in a regression.
         history: One event for each epoch of the selection, in order.
         best_epoch: The epoch whose weights, or (refit) whose number was taken.
+        temperature: What the logits were divided by, so that probabilities fit the validation rows; 1 without them.
         rows: Side → rows.
         skipped: Rows that could not be trained on and were left out.
         seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
@@ -34,6 +35,7 @@ class TrainingResult:
     classes: tuple[str | int | float, ...]
     history: list[EpochEnded] = field(repr=False)
     best_epoch: int
+    temperature: float
     rows: dict[str, int]
     skipped: int
     seconds: dict[str, float]
@@ -41,7 +43,7 @@ class TrainingResult:
 
     @property
     def validation(self) -> dict[str, float]:
-        """Metrics of the validation rows at the best epoch; empty without such rows."""
+        """Metrics of the validation rows at the best epoch, before calibration; empty without such rows."""
         return self.history[self.best_epoch - 1].validation
 
     @staticmethod

@@ -123,6 +123,7 @@ def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch
     summary = {
         "best_epoch": outcome.best_epoch,
         "history": [event.to_dict() for event in outcome.history],
+        "temperature": outcome.temperature,
         "seconds": outcome.seconds,
         "classes": population.classes,
         "rows": population.census.rows,
