@@ -76,10 +76,10 @@ def test_predict_prints_labels_and_writes_csv_and_parquet(sparkwright, spark, ph
     assert code == 0
     assert out.count(".png  5 ") > 15
     assert "more; --out" in out
-    code, out, _ = sparkwright("predict", f"{done}/model", photos, "--out", tmp_path / "labels.csv", "--top", "2")
+    code, out, _ = sparkwright("predict", done, photos, "--out", tmp_path / "labels.csv", "--top", "5")
     assert code == 0
     lines = (tmp_path / "labels.csv").read_text().splitlines()
-    assert lines[0] == "path,prediction,probability,label_1,probability_1,label_2,probability_2,error"
+    assert lines[0] == "path,prediction,probability,label_2,probability_2,error"  # of the two classes that there are
     assert len(lines) == 1 + len(list(photos.glob("*/*")))
     code, out, _ = sparkwright("predict", f"{done}/model", photos, "--out", tmp_path / "labels", "--json")
     assert json.loads(out)["rows"] == spark.read.parquet(str(tmp_path / "labels")).count()
@@ -148,6 +148,7 @@ def test_report_is_written_again(sparkwright, done):
         (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--split", "1,2,3"), "add up to 1"),
         (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--set", "epoch=3"), "`epochs`?"),
         (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--set", "epochs"), "NAME=VALUE"),
+        (("transfer", "{photos}", "--network", "digits_cnn", "--out", "{}/x", "--split", "fodler"), "mean `folder`?"),
         (("evaluate", "{}/none", "{photos}"), "No model at"),
         (("report", "{}"), "No run at"),
         (("summary", "vgg-16"), "Did you mean `vgg16`?"),
@@ -164,6 +165,43 @@ def test_wrong_usage_exits_with_2(plain):
     code, _, err = plain("transfer")
     assert code == 2
     assert "Missing argument" in err
+
+
+def test_a_mistyped_path_is_noticed_before_spark_starts(plain, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparkwright.session.start", lambda *args: pytest.fail("Spark was started"))
+    for words in (
+        ("transfer", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
+        ("featurize", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
+        ("predict", "model", f"{photos}s"),
+        ("evaluate", "model", f"{photos}s", "--master", "local[2]"),
+    ):
+        code, _, err = plain(*words)
+        assert code == 2
+        assert f"No such path: {photos}s. Did you mean `{photos.name}`?" in err
+
+
+@pytest.mark.parametrize(
+    ("paths", "master", "remote", "conf"),
+    [
+        (["hdfs://x/nowhere", "nowhere/*.jpg"], None, None, []),
+        (["nowhere"], "yarn", None, []),
+        (["nowhere"], None, "sc://x", []),
+        (["nowhere"], "local[2]", None, ["spark.hadoop.fs.defaultFS=hdfs://x"]),
+    ],
+)
+def test_a_path_that_may_lie_elsewhere_is_left_to_spark(paths, master, remote, conf):
+    cli.options.check_paths(paths, master, remote, conf)
+
+
+def test_a_path_on_a_configured_file_system_is_left_to_spark(monkeypatch):
+    monkeypatch.setenv("HADOOP_CONF_DIR", "/etc/hadoop")
+    cli.options.check_paths(["nowhere"], None, None, None)
+
+
+def test_a_mistyped_master_is_noticed_before_spark_starts(plain, photos, tmp_path):
+    code, _, err = plain("predict", "model", photos, "--master", "locl")
+    assert code == 2
+    assert err.strip().endswith("not 'locl'. Did you mean `local`?")
 
 
 def test_errors_are_json_too_where_json_is_asked_for(plain, tmp_path):

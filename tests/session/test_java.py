@@ -1,4 +1,5 @@
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -36,15 +37,39 @@ def test_java_is_looked_for_in_java_home_then_on_the_path_then_in_the_usual_plac
     assert find_java() == home
 
 
-def test_without_java_the_package_to_install_is_named(bare):
+def test_without_java_the_package_to_install_is_named(bare, monkeypatch):
     with pytest.raises(EnvironmentNotReadyError, match=r"needs Java 17 or later and none was found\. Install a Java"):
         find_java()
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian", "VERSION_ID": "12"})
     manager = bare / "bin" / "apt-get"
     manager.write_text("#!/bin/sh\n")
     manager.chmod(0o755)
     sudo = "" if os.geteuid() == 0 else "sudo "
     with pytest.raises(EnvironmentNotReadyError, match=f"with: {sudo}apt-get install openjdk-17-jre-headless"):
         find_java()
+
+
+@pytest.mark.parametrize(
+    ("system", "version"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, 17),
+        ({"ID": "raspbian", "ID_LIKE": "debian", "VERSION_ID": "11"}, 17),
+        ({"ID": "debian", "VERSION_ID": "13"}, 21),
+        ({"ID": "debian"}, 21),  # the next one has no number yet
+        ({"ID": "ubuntu", "ID_LIKE": "debian", "VERSION_ID": "22.04"}, 21),
+        ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian", "VERSION_ID": "8"}, 21),
+        ({"ID": "fedora", "VERSION_ID": "42"}, 21),
+        (None, 21),
+    ],
+)
+def test_the_package_is_one_that_the_systems_release_has(system, version, monkeypatch):
+    def release() -> dict[str, str]:
+        if system is None:
+            raise OSError("not Linux")
+        return system
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", release)
+    assert _java._packaged_java() == version
 
 
 def test_a_java_that_is_too_old_is_named(bare, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sparkwright.errors import EnvironmentNotReadyError, InputError
-from sparkwright.session import driver_hosts, slots, start, threads_per_task
+from sparkwright.session import _start, driver_hosts, slots, start, threads_per_task
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,6 +62,35 @@ def test_threads_are_the_cores_divided_by_the_slots(master, expected, monkeypatc
 def test_a_connect_address_must_look_like_one():
     with pytest.raises(InputError, match="must look like sc://host:15002, not 'localhost'"):
         start(remote="localhost")
+
+
+@pytest.mark.parametrize(
+    ("master", "message"),
+    [
+        ("locl", r"not 'locl'\. Did you mean `local`\?"),
+        ("local[x]", r"not 'local\[x\]'\. Did you mean `local\[\*\]`\?"),
+        ("local[2", r"not 'local\[2'"),
+        ("yran", r"Did you mean `yarn`\?"),
+        ("spark:/host:7077", r"Did you mean `spark://host:7077`\?"),
+        ("host:7077", "must be local, local"),
+        ("", "not ''"),
+        ("sc://host:15002", "give it as `remote`"),
+    ],
+)
+def test_a_master_that_spark_does_not_know_is_refused_before_it_starts(master, message):
+    with pytest.raises(InputError, match=message):
+        start(master)
+
+
+@pytest.mark.parametrize(
+    "master",
+    [
+        *("local", "local[2]", "local[*]", "local[2,4]", "local[*, 2]", "local-cluster[2,1,1024]"),
+        *("yarn", "spark://a:7077,b:7077", "k8s://https://host:6443", "plug-in://host"),
+    ],
+)
+def test_masters_of_every_kind_are_passed_to_spark(master):
+    _start._check_master(master)
 
 
 @pytest.mark.cluster

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Remote, open_session, show
+from sparkwright.cli.options import Conf, Json, Master, Remote, check_paths, find_model, open_session, show
 from sparkwright.errors import ColumnError, InputError
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model's folder or .zip.")],
+    model: Annotated[str, typer.Argument(help="A model's folder or .zip, or a run's folder.")],
     data: Annotated[list[str], typer.Argument(help="Labelled photos, or a folder of features with labels.")],
     labels: Annotated[
         str, typer.Option(help="Of photos: `folder`, a regular expression on the path, or a table (path, label).")
@@ -29,7 +29,9 @@ def evaluate(
     from sparkwright.models import ModelFiles
     from sparkwright.scoring.model_transformer import predict
 
+    check_paths(data, master, remote, conf)
     with open_session(master, remote, conf) as spark:
+        model = find_model(model)
         manifest = ModelFiles.read(model).manifest
         if manifest["task"] != "classification":
             raise InputError(f"{model} predicts numbers; this command compares classes.")

@@ -20,6 +20,7 @@ from sparkwright.cli.options import (
     Seed,
     Split,
     Weights,
+    check_paths,
     open_session,
     parse_split,
     progress_sinks,
@@ -59,6 +60,7 @@ def featurize(
     from sparkwright.scoring.features import rehearsal
 
     sides = None if split == "none" else parse_split(split)
+    check_paths(images, master, remote, conf)
     cut = steps.load_cut(network, weights, preprocessing, layer)
     bus = Bus(progress_sinks(as_json))
     with open_session(master, remote, conf) as spark:

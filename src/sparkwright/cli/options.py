@@ -1,6 +1,7 @@
 """Options that several commands share, and what they open."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ __all__ = [
     "Split",
     "Weights",
     "check_early",
+    "check_paths",
+    "find_model",
     "open_session",
     "parse_conf",
     "parse_master",
@@ -144,6 +147,41 @@ def check_early(out: str, *, overwrite: bool = False, resume: bool = False) -> N
 
     if storage.is_local(out):
         check_folder(out, overwrite=overwrite, resume=resume)
+
+
+def check_paths(paths: Sequence[str], master: str | None, remote: str | None, conf: Sequence[str] | None) -> None:
+    """Refuse paths before Spark starts that are not there, where that can be known from this machine's disk.
+
+    A path without a scheme lies on Spark's default file system: with a local master the disk, unless Spark or Hadoop
+    is configured.
+
+    Raises:
+        NotFoundError: One is not there; with the closest name that is.
+    """
+    from sparkwright.data.listing import missing_here
+
+    configured = any(os.environ.get(name) for name in ("HADOOP_CONF_DIR", "SPARK_CONF_DIR", "SPARK_HOME"))
+    configured = configured or any("fs.defaultFS" in setting for setting in conf or ())
+    if configured or not (parse_master(master, remote) or "").startswith("local"):
+        return
+    for path in paths:
+        missing = missing_here(path)
+        if missing is not None:
+            raise missing
+
+
+def find_model(path: str) -> str:
+    """Return where the model is: `path`, or the model of the run whose folder it is.
+
+    Any file system; it may look at HDFS, so Spark must have started (see `check_early`).
+    """
+    from sparkwright import storage
+    from sparkwright.models import MANIFEST
+
+    inside = storage.join(path, "model")
+    if path.endswith(".zip") or storage.exists(storage.join(path, MANIFEST)):
+        return path
+    return inside if storage.exists(storage.join(inside, MANIFEST)) else path
 
 
 def parse_split(text: str) -> tuple[float, float, float] | str:

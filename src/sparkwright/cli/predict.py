@@ -11,6 +11,8 @@ from sparkwright.cli.options import (
     MaxErrorRate,
     Overwrite,
     Remote,
+    check_paths,
+    find_model,
     open_session,
     progress_sinks,
     show,
@@ -23,7 +25,7 @@ _SHOWN = 20
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A model's folder or .zip.")],
+    model: Annotated[str, typer.Argument(help="A model's folder or .zip, or a run's folder.")],
     data: Annotated[list[str], typer.Argument(help="Photos (paths, folders, globs), or a folder of features.")],
     out: Annotated[
         str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first photos' labels.")
@@ -41,7 +43,9 @@ def predict(
     from sparkwright.scoring.predictions import write_predictions
 
     bus = Bus(progress_sinks(as_json))
+    check_paths(data, master, remote, conf)
     with open_session(master, remote, conf) as spark:
+        model = find_model(model)
         rows, column, total = open_data(spark, data, None)
         if out is None:
             _print_first(rows, column, model, top, total, as_json=as_json)

@@ -24,6 +24,7 @@ from sparkwright.cli.options import (
     Split,
     Weights,
     check_early,
+    check_paths,
     open_session,
     parse_settings,
     parse_split,
@@ -70,6 +71,7 @@ def transfer(
     training = TrainingConfig.from_dict({"refit": True, **parse_settings(settings), "replicas": replicas})
     sides = parse_split(split)
     check_early(out, overwrite=overwrite, resume=resume)
+    check_paths(images, master, remote, conf)
     with open_session(master, remote, conf) as spark:
         result = run_transfer(
             spark,

@@ -22,6 +22,9 @@ LONGEST_FILE = 2**29
 # Finding files of zero bytes takes the driver some 0.1 ms a file, so that it is left out above this number.
 MOST_FILES_TO_COMPARE = 1_000_000
 
+# The manifest of a packed folder.
+PACK = "pack.json"
+
 _PARTITION_BYTES = 128 * 2**20
 _PARTITIONS_PER_SLOT = 2  # so that a slow task leaves the other slots something to do; each costs a start
 _IS_PHOTO = rf"(?i)\.({'|'.join(EXTENSIONS)})$"
@@ -33,9 +36,11 @@ class Listing:
     """The files below a path.
 
     Attributes:
-        files: `path` (full URI), `key` (the path below `root`), `length` (bytes), `photo` (by the name's ending).
+        files: `path` (full URI), `key` (the path below `root`), `length` (bytes), `modified` (time of the last change;
+            null for files of zero bytes), `photo` (by the name's ending).
         root: The folder that keys are relative to, as a full URI.
         empty: Photos of zero bytes; None where there were too many files to look for them.
+        pack: The full URI of the manifest, where `root` is a packed folder.
     """
 
     files: "DataFrame"
@@ -44,6 +49,7 @@ class Listing:
     _source: "DataFrame"
     _paths: tuple[str, ...]
     _recursive: bool
+    pack: str | None = None
 
     def contents(self, files: int, size_bytes: int, others: int, too_large: int) -> "DataFrame":
         """Return `path`, `key` and `content` of the photos, in partitions of a size that suits decoding.
@@ -72,6 +78,28 @@ class Listing:
         rows = source.select("path", _key(self.root).alias("key"), "content")
         return rows if self._recursive else rows.where(~F.contains("key", F.lit("/")))
 
+    def between(self, first: str, last: str) -> "DataFrame":
+        """Return `path`, `key`, `length` and `content` of the photos from one path to another, in the order of paths.
+
+        Others are not opened, for Spark looks at names before it plans tasks. A file above `LONGEST_FILE` has a null
+        content.
+        """
+        from pyspark.sql import functions as F  # noqa: N812
+
+        spark, length = self.files.sparkSession, F.col("length")
+        # Spark gives names as URLs here, in which a plus is no blank.
+        name = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
+        source = self._source.where(name.between(first, last) & F.regexp_like(name, F.lit(_IS_PHOTO)))
+        source = source.coalesce(_PARTITIONS_PER_SLOT * slots(spark))
+        read = source.where(length <= LONGEST_FILE).select("path", "length", "content")
+        left = source.where(length > LONGEST_FILE).select("path", "length", F.lit(None).cast("binary").alias("content"))
+        rows = read.unionAll(left)
+        if empty := [path for path in self.empty or () if first <= path <= last]:
+            nothing = F.lit(0).cast("long").alias("length"), F.to_binary(F.lit("")).alias("content")
+            rows = rows.unionAll(_as_rows(spark, empty).select("path", *nothing))
+        rows = rows.select("path", _key(self.root).alias("key"), "length", "content")
+        return rows if self._recursive else rows.where(~F.contains("key", F.lit("/")))
+
     def examples(self, files: "DataFrame", condition: str) -> tuple[str, ...]:
         """Return the keys of the first few of `files` that fulfil an SQL condition."""
         with worker_errors():
@@ -89,23 +117,27 @@ def list_files(spark: "SparkSession", paths: Sequence[str], recursive: bool) -> 
     from pyspark.sql import functions as F  # noqa: N812
 
     found, spelled = _load_as_spelled(spark, paths, recursive)
-    names = found.coalesce(_PARTITIONS_PER_SLOT * slots(spark)).select("path", "length")
+    names = found.coalesce(_PARTITIONS_PER_SLOT * slots(spark)).select(
+        "path", "length", F.col("modificationTime").alias("modified")
+    )
+    manifest = F.max(F.when(F.endswith("path", F.lit(f"/{PACK}")), F.col("path")))
     with worker_errors():
-        filled, example = names.agg(F.count("*"), F.min("path")).collect()[0]
+        filled, example, pack = names.agg(F.count("*"), F.min("path"), manifest).collect()[0]
         empty = _empty_files(found, names, filled) if filled <= MOST_FILES_TO_COMPARE else None
     if not filled and not empty:
         raise NotFoundError(f"No photos in {_quoted(paths)}: the folder is empty.")
     root = _root(example or empty[0], paths)  # type: ignore[index]
     if empty:
-        names = names.unionAll(_as_rows(spark, empty).withColumn("length", F.lit(0).cast("long")))
+        nothing = F.lit(0).cast("long").alias("length"), F.lit(None).cast("timestamp").alias("modified")
+        names = names.unionAll(_as_rows(spark, empty).select("path", *nothing))
     files = names.select(
-        "path", _key(root).alias("key"), "length", F.regexp_like("path", F.lit(_IS_PHOTO)).alias("photo")
+        "path", _key(root).alias("key"), "length", "modified", F.regexp_like("path", F.lit(_IS_PHOTO)).alias("photo")
     )
     if not recursive:
         files = files.where(~F.contains("key", F.lit("/")))
         _refuse_doubles(files, paths)
     photos = tuple(path for path in empty if re.search(_IS_PHOTO, path)) if empty is not None else None
-    return Listing(files, root, photos, found, spelled, recursive)
+    return Listing(files, root, photos, found, spelled, recursive, pack if pack == f"{root}/{PACK}" else None)
 
 
 def _empty_files(found: "DataFrame", names: "DataFrame", filled: int) -> tuple[str, ...]:
@@ -157,8 +189,8 @@ def _load_as_spelled(
     spark: "SparkSession", paths: Sequence[str], recursive: bool
 ) -> tuple["DataFrame", tuple[str, ...]]:
     """Return the files and the paths as Spark must get them: a name may hold characters that globs are made of."""
-    absolute = tuple(_escape(os.path.abspath(path)) if os.path.exists(path) else path for path in paths)
-    escaped = tuple(_escape(path) for path in paths)
+    absolute = tuple(escape(os.path.abspath(path)) if os.path.exists(path) else path for path in paths)
+    escaped = tuple(escape(path) for path in paths)
     failure: SparkwrightError | None = None
     for spelled in dict.fromkeys((absolute, tuple(paths), escaped)):
         try:
@@ -176,19 +208,29 @@ def _load_as_spelled(
     raise _no_such_path(paths, failure) from failure
 
 
+def missing_here(path: str) -> NotFoundError | None:
+    """Return the error for a path that should be on this machine's disk and is not.
+
+    None if it is there, and for what only Spark can tell: globs and paths with a scheme.
+    """
+    if re.match(SCHEME, path) or _GLOB_CHARACTERS.search(path) or os.path.exists(path):
+        return None
+    parent, name = os.path.split(os.path.abspath(path))
+    if os.path.isdir(parent):
+        return NotFoundError(f"No such path: {path}.{did_you_mean(name, os.listdir(parent))}")
+    return NotFoundError(f"No such path: {path}; its folder {parent} does not exist either.")
+
+
 def _no_such_path(paths: Sequence[str], failure: SparkwrightError | None) -> NotFoundError:
     for path in paths:
-        if re.match(SCHEME, path) or _GLOB_CHARACTERS.search(path):
-            continue
-        if os.path.exists(path):
+        missing = missing_here(path)
+        if missing is not None:
+            return missing
+        if os.path.exists(path) and not _GLOB_CHARACTERS.search(path):
             there = os.path.abspath(path)
             return NotFoundError(
                 f"{failure} It is on this machine's disk, though: write file:{there} to read it there."
             )
-        parent, name = os.path.split(os.path.abspath(path))
-        if os.path.isdir(parent):
-            return NotFoundError(f"No such path: {path}.{did_you_mean(name, os.listdir(parent))}")
-        return NotFoundError(f"No such path: {path}; its folder {parent} does not exist either.")
     return NotFoundError(str(failure))
 
 
@@ -202,7 +244,8 @@ def _refuse_doubles(files: "DataFrame", paths: Sequence[str]) -> None:
         raise InputError(f"The paths {_quoted(paths)} overlap: {twice[0]['path']} is in more than one.")
 
 
-def _escape(path: str) -> str:
+def escape(path: str) -> str:
+    """Return a path as Spark must get it to read no glob out of it."""
     return _GLOB_CHARACTERS.sub(r"\\\g<0>", path)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sparkwright.data.cuts import SIDES, Fractions, PerClass, Ranking, cut_by_class
 from sparkwright.data.tables import EXAMPLES, checked_table, match_table, put_values, read_table
-from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.errors import ColumnError, InputError, NotFoundError, did_you_mean
 from sparkwright.events import Emit, Warned, ignore
 from sparkwright.session import worker_errors
 
@@ -208,7 +208,7 @@ def split_by_table(
         InputError: A path fits several rows, or the table names other sides or no training rows.
     """
     _check_columns(rows, "path")
-    read = read_table(rows.sparkSession, table, "split") if isinstance(table, str) else checked_table(table, "split")
+    read = _read_sides(rows, table) if isinstance(table, str) else checked_table(table, "split")
     match = match_table(rows.select("path"), read, "split")
     if match.missing:
         emit(Warned(f"{match.missing} paths of the split table name no row: {', '.join(match.missing_examples)}"))
@@ -259,6 +259,16 @@ def find_duplicates(rows: "DataFrame", *, key: str = "key") -> Duplicates:
             return Duplicates(0, 0, ())
         shown = equal.orderBy(F.desc("sides"), "first").limit(EXAMPLES).collect()
     return Duplicates(totals[0], totals[1], tuple((row["first"], row["last"]) for row in shown))
+
+
+def _read_sides(rows: "DataFrame", table: str) -> "DataFrame":
+    try:
+        return read_table(rows.sparkSession, table, "split")
+    except NotFoundError as error:
+        raise NotFoundError(
+            "The split must be three fractions, `folder`, or the path of a table with the columns `path` and `split`; "
+            f"{table!r} is none: {error}{did_you_mean(table, ['folder'])}"
+        ) from error
 
 
 def _names_found(sided: "DataFrame") -> dict[str | None, int]:

@@ -239,8 +239,8 @@ def _from_path(path: Path, preprocessing: Preprocessing | Mapping[str, Any] | st
         if entry is None:
             raise NameUnknownError(
                 f"{path} holds weights, but {path.stem!r} is no network of the catalogue, so its layers are unknown."
-                f"{did_you_mean(path.stem, CATALOGUE)} Give the name and the file: "
-                f"load_network(name, weights={str(path)!r})."
+                f"{did_you_mean(path.stem, CATALOGUE)} Give the network's name, "
+                f"and the file as its weights (weights={str(path)!r}, --weights)."
             )
         return _from_catalogue(entry, path, 0, {})
     raise InputError(f"{path} is neither a model folder nor an .onnx nor a .safetensors file.")

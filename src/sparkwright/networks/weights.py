@@ -61,8 +61,8 @@ def find_weights(
     if cached.exists():
         return read_weights(cached)
     raise NotFoundError(
-        f"No weights of `{name}` are published in a form that can be downloaded. Give a file, weights='….safetensors', "
-        f"or put it at {cached}; or ask for random ones with weights='random'."
+        f"No weights of `{name}` are published in a form that can be downloaded. Give a .safetensors file (weights=…, "
+        f"--weights), or put it at {cached}; or ask for random ones (weights='random', --weights random)."
     )
 
 
@@ -324,7 +324,7 @@ def _listener(file: str, emit: Emit | None) -> Iterator[Emit]:
 def _by_hand(source: _Source, reason: str) -> str:
     return (
         f"The weights cannot be downloaded from {source.url}: {reason}. Without network, fetch that file elsewhere and "
-        f"put it at {source.published}; or give weights='…' (a file) or weights='random'."
+        f"put it at {source.published}; or give a file (weights=…, --weights) or 'random' instead."
     )
 
 

@@ -33,7 +33,7 @@ def write_predictions(
     """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
 
     Written are the rows' columns but the input, and ``prediction``, ``probability``, ``error``; with `top` also the
-    best labels (CSV: ``label_1, probability_1 …``). Nothing stands under `out` before all rows are there and few enough
+    best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are there and few enough
     failed. The driver sees counts alone.
 
     Returns:
@@ -107,7 +107,9 @@ def _flat(rows: "DataFrame", top: int | None) -> "DataFrame":
 
     kept = [name for name in rows.columns if name in ("path", "label", "prediction", "probability")]
     columns = [F.col(name) for name in kept]
-    for place in range(top or 0):
+    # `prediction` and `probability` are the first; a model may have fewer classes than were asked for.
+    best = rows.agg(F.max(F.size("top"))).collect()[0][0] or 0 if top is not None and top > 1 else 0
+    for place in range(1, best):
         pair = F.get("top", F.lit(place))
         columns += [pair["label"].alias(f"label_{place + 1}"), pair["probability"].alias(f"probability_{place + 1}")]
     error = F.when(F.col("error").isNotNull(), F.concat_ws(": ", "error.kind", "error.message"))

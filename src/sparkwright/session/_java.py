@@ -12,17 +12,17 @@ from sparkwright.errors import EnvironmentNotReadyError
 
 OLDEST_JAVA = 17
 
-# Package manager → command that installs a Java. The first that this system has is the advice.
+# Package manager → command that installs a Java of a version. The first that this system has is the advice.
 _INSTALL = {
-    "apt-get": "apt-get install openjdk-17-jre-headless",
-    "dnf": "dnf install java-17-openjdk-headless",
-    "yum": "yum install java-17-openjdk-headless",
-    "zypper": "zypper install java-17-openjdk-headless",
-    "pacman": "pacman -S jre17-openjdk-headless",
-    "apk": "apk add openjdk17-jre-headless bash",
-    "brew": "brew install openjdk@17",
-    "winget": "winget install EclipseAdoptium.Temurin.17.JRE",
-    "conda": "conda install -c conda-forge openjdk=17",
+    "apt-get": "apt-get install openjdk-{}-jre-headless",
+    "dnf": "dnf install java-{}-openjdk-headless",
+    "yum": "yum install java-{}-openjdk-headless",
+    "zypper": "zypper install java-{}-openjdk-headless",
+    "pacman": "pacman -S jre{}-openjdk-headless",
+    "apk": "apk add openjdk{}-jre-headless bash",
+    "brew": "brew install openjdk@{}",
+    "winget": "winget install EclipseAdoptium.Temurin.{}.JRE",
+    "conda": "conda install -c conda-forge openjdk={}",
 }
 
 _USUAL_PLACES = (
@@ -70,8 +70,19 @@ def install_advice() -> str:
     for manager, command in _INSTALL.items():
         if shutil.which(manager):
             sudo = "sudo " if hasattr(os, "geteuid") and os.geteuid() != 0 and manager not in ("brew", "conda") else ""
-            return f"Install it with: {sudo}{command}"
+            return f"Install it with: {sudo}{command.format(_packaged_java())}"
     return f"Install a Java {OLDEST_JAVA} runtime for {platform.system()}, for instance from https://adoptium.net."
+
+
+def _packaged_java() -> int:
+    """Return the version that this system's packages have: 21, or 17 on Debian before 13, which has no newer one."""
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:  # not Linux
+        return 21
+    family = {system.get("ID", ""), *system.get("ID_LIKE", "").split()}
+    release = re.match(r"\d+", system.get("VERSION_ID", ""))  # none: the next Debian
+    return 17 if "debian" in family and "ubuntu" not in family and release and int(release[0]) < 13 else 21
 
 
 def java_version(home: Path) -> int | None:

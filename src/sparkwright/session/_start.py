@@ -10,13 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.errors import EnvironmentNotReadyError, InputError, did_you_mean
 from sparkwright.session._java import find_java
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _LOG_SETTINGS = Path(__file__).with_name("log4j2.properties")
+
+# Spark's own masters; other schemes may be those of a plug-in.
+_MASTERS = re.compile(
+    r"local(\[(\d+|\*)(,\s*(\d+|\*))?\])?|local-cluster\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]|yarn|(?!sc:)[a-z][a-z0-9+.-]*://.+"
+)
 
 # Lines that every Spark JVM writes as it starts, before its log settings apply.
 _NOISE = re.compile(
@@ -46,10 +51,11 @@ def start(
 
     Raises:
         EnvironmentNotReadyError: No Java (17 or later), or Spark does not start; the message carries Spark's reason.
-        InputError: `remote` is not an address of the form ``sc://host``.
+        InputError: `remote` is not an address of the form ``sc://host``, or `master` none that Spark knows.
     """
     if remote is not None:
         return _connect(remote, conf or {}, app_name)
+    _check_master(master)
     os.environ.setdefault("JAVA_HOME", str(find_java()))
     local = master is not None and master.startswith("local")
     if local:
@@ -66,6 +72,18 @@ def start(
     with _launch(quiet, f"Spark (master {master})"):
         return builder.getOrCreate()
     raise AssertionError("unreachable")  # _launch turns every failure into an error of its own
+
+
+def _check_master(master: str | None) -> None:
+    """Refuse what Spark would refuse seconds later, in words of its JVM."""
+    if master is None or _MASTERS.fullmatch(master):
+        return
+    if master.startswith("sc://"):
+        raise InputError(f"{master} is a Spark Connect server, no master: give it as `remote` (--remote).")
+    raise InputError(
+        f"The master must be local, local[N], local[*], yarn, spark://host:port or k8s://…, not {master!r}."
+        + did_you_mean(master, ("local", "local[*]", "local-cluster[2,1,1024]", "yarn", "spark://host:7077"))
+    )
 
 
 def _connect(remote: str, conf: Mapping[str, str], app_name: str) -> "SparkSession":
