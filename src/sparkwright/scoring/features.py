@@ -109,7 +109,8 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
         StorageError: `out` cannot be written.
         WorkerError: a worker failed.
     """
-    folder = storage.join(storage.to_uri(out), f"data-{uuid.uuid4().hex[:12]}")
+    root = storage.to_uri(out)
+    folder = storage.join(root, f"data-{uuid.uuid4().hex[:12]}")
 
     def rehearse() -> None:
         tasks = slots(spark)
@@ -121,6 +122,8 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
             _count(spark, storage.join(folder, "rows"))
         finally:
             _remove(folder)
+            if not storage.list_files(root):  # as it was before, so that a job refused for its photos leaves nothing
+                _remove(root)
 
     with ThreadPoolExecutor(1, thread_name_prefix="sparkwright-rehearsal") as pool:
         rehearsed = pool.submit(rehearse)
