@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.errors import ErrorRateError
-from sparkwright.events import Address, Emit, Progress, Sender, ignore
+from sparkwright.events import Address, Emit, Progress, ignore
 from sparkwright.networks.preprocessing import ImageError, Preprocessing
-from sparkwright.scoring import runtime
 from sparkwright.scoring.cores import Cores
 from sparkwright.scoring.engine import Forward, Result, RowError, Scored, score, score_matrix
+from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
 from sparkwright.scoring.outputs import Output, error_array
 
-__all__ = ["ScoringPlan", "ScoringTask", "run"]
+__all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "run", "unanswered"]
 
 # Output of a block: large enough that a batch's overhead does not count, small enough to keep several.
 _BLOCK_BYTES = 8 << 20
@@ -58,6 +58,8 @@ class ScoringPlan:
         threads: Threads that the task may use.
         cores: That the tasks of its executor share; None if Spark does not tell.
         max_error_rate: A task with a larger share of failed rows fails; None for any share.
+        failfast: The first failed row ends the job.
+        row_timeout_s: A row that takes longer to be read gets an error.
         stage: What progress is reported as.
         channel: Where to; None for nowhere.
     """
@@ -76,6 +78,8 @@ class ScoringPlan:
     threads: int = 1
     cores: int | None = None
     max_error_rate: float | None = None
+    failfast: bool = False
+    row_timeout_s: float = 60
     stage: str = "scoring"
     channel: Address | None = None
 
@@ -89,56 +93,70 @@ class ScoringTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
 
+        from sparkwright.scoring.supervisor import supervise
         from sparkwright.session import shipped_path
 
-        first = next(batches, None)
-        if first is None:  # an empty partition needs no network
-            return
-        plan = self.plan
-        # Photos: each of the engine's threads runs the network on its own micro-batch.
-        threads = plan.threads if plan.preprocessing is None else 1
-        network = runtime.load(shipped_path(plan.network), plan.sha256, threads)
         context = TaskContext.get()
         task = str(context.partitionId()) if context else "0"
-        folder = shipped_path(plan.network).parent
-        with Sender(plan.channel) as sender:
-            yield from run(_chain(first, batches), plan, network, task, sender.emit, folder)
+        return supervise(batches, self.plan, shipped_path(self.plan.network), task)
 
 
-def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    del first  # else it would stay in memory as long as the task runs
-    yield from rest
+@dataclass
+class Tally:
+    """Counts a task's rows.
+
+    Attributes:
+        done: Rows that are settled.
+        failed: Those without a result.
+        errors: How often each of the most frequent ones occurred.
+    """
+
+    done: int = 0
+    failed: int = 0
+    errors: Counter[RowError] = field(default_factory=Counter)
+
+    def add(self, rows: int, errors: Sequence[RowError]) -> None:
+        """Count `rows` more, of which some failed."""
+        self.done += rows
+        self.failed += len(errors)
+        self.errors.update(errors)
+        if len(self.errors) > _MESSAGES:
+            self.errors = Counter(dict(self.errors.most_common(_MESSAGES // 2)))
 
 
 def run(
-    batches: Iterator[pa.RecordBatch],
+    batches: Iterator[pa.RecordBatch | None],
     plan: ScoringPlan,
     network: Forward,
     task: str = "0",
     emit: Emit = ignore,
     folder: Path | None = None,
+    tally: Tally | None = None,
+    marks: Marks | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Score Arrow batches; rows leave in the order in which they came, none is lost.
 
     Args:
-        batches: Pulled as they are needed.
+        batches: Pulled as they are needed. None says that no more come until those before are answered.
         plan: What to do.
         network: The forward pass.
         task: Its name in progress.
         emit: Told of progress.
         folder: One that the executor's processes share, where they tell each other of free cores; None for not.
+        tally: Of the task's rows that were settled before.
+        marks: Where the threads say which row they work on; rows count in the parts that `cut` makes.
 
     Raises:
         ErrorRateError: more of the task's rows failed than `plan` allows.
     """
-    watch = _Watch(plan, task, emit)
-    scored: Iterator[Scored[_Photos]] | Iterator[Scored[_Numbers]]
+    watch = _Watch(plan, task, emit, tally or Tally())
+    network = marks.watch(network) if marks else network
     cores = Cores(folder, plan.cores) if folder and plan.cores and plan.preprocessing else None
+    blocks = _blocks(batches, plan, marks)
+    scored: Iterator[Scored[Any]]
     if plan.preprocessing is not None:
-        photos = (_Photos(part, plan) for part in _parts(batches, plan, _BLOCK_PHOTOS))
         scored = score(
-            photos,
+            blocks,
             network,
             plan.input_shape,
             batch_size=plan.batch_size,
@@ -147,8 +165,7 @@ def run(
             settled=watch.settled,
         )
     else:
-        numbers = (_Numbers(part, plan) for part in _parts(batches, plan, _BLOCK_NUMBERS))
-        scored = score_matrix(numbers, network, settled=watch.settled)
+        scored = score_matrix((block for block in blocks if block is not None), network, settled=watch.settled)
     try:
         yield from map(partial(_to_batch, plan), scored)
     finally:
@@ -157,12 +174,30 @@ def run(
     watch.end()
 
 
-def _parts(batches: Iterator[pa.RecordBatch], plan: ScoringPlan, most: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches, without copying, into pieces whose output is small."""
+def cut(batch: pa.RecordBatch, plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
+    """Cut a batch, without copying, into parts whose output is small."""
+    most = _BLOCK_NUMBERS if plan.preprocessing is None else _BLOCK_PHOTOS
     rows = max(1, min(most, _BLOCK_BYTES // (4 * max(1, prod(plan.output_shape)))))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def _blocks(batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: Marks | None) -> Iterator[Any]:
+    """Yield `MarkedBlock` and `_Photos`, or `_Numbers`; None where there is None."""
+    number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, rows):
-            yield batch.slice(start, rows)
+        if batch is None:
+            yield None
+            continue
+        for part in cut(batch, plan):
+            if plan.preprocessing is None:
+                if marks:  # numbers are read all at once
+                    marks.write(IDLE, number, part.num_rows - 1)
+                yield _Numbers(part, plan)
+            else:
+                photos = _Photos(part, plan)
+                yield MarkedBlock(photos, number, marks) if marks else photos
+            number += 1
 
 
 class _Photos:
@@ -243,21 +278,29 @@ def _dense(vectors: pa.StructArray) -> pa.ListArray:
     return pa.array(dense, values.type)
 
 
-def _to_batch(plan: ScoringPlan, scored: Scored[_Photos] | Scored[_Numbers]) -> pa.RecordBatch:
-    rows = len(scored.block)
+def _to_batch(plan: ScoringPlan, scored: Scored[Any]) -> pa.RecordBatch:
+    block: Any = scored.block.block if isinstance(scored.block, MarkedBlock) else scored.block
+    rows = len(block)
     failed = np.zeros(rows, np.bool_)
     failed[list(scored.errors)] = True
     outputs = scored.outputs if scored.outputs is not None else np.zeros((rows, *plan.output_shape), np.float32)
-    kept = scored.block.kept
+    kept = block.kept
     columns = dict(zip(kept.schema.names, kept.columns, strict=True))
     added = [array for output in plan.outputs for array in output.arrays(outputs, failed)]
     names = [field.name for output in plan.outputs for field in output.fields()]
     # Spark takes columns by their position: this is the order of `frames.score_frame`'s schema.
     columns |= dict(zip(names, added, strict=True))
     if plan.digest_column:
-        columns[plan.digest_column] = pa.array(scored.block.digests, pa.string())
+        columns[plan.digest_column] = pa.array(block.digests, pa.string())
     columns[plan.error_column] = error_array(scored.errors, rows)
     return pa.RecordBatch.from_pydict(columns)
+
+
+def unanswered(batch: pa.RecordBatch, plan: ScoringPlan, error: RowError) -> pa.RecordBatch:
+    """Return what `run` would for rows that have no result because of `error`."""
+    block: _Photos | _Numbers
+    block = _Numbers(batch, plan) if plan.preprocessing is None else _Photos(batch, plan)
+    return _to_batch(plan, Scored(block, errors=dict.fromkeys(range(batch.num_rows), error)))
 
 
 @dataclass
@@ -267,18 +310,11 @@ class _Watch:
     plan: ScoringPlan
     task: str
     emit: Emit
-    done: int = 0
-    failed: int = 0
-    errors: Counter[RowError] = field(default_factory=Counter)
+    tally: Tally
     _reported: float = field(default_factory=time.monotonic)
 
     def settled(self, results: Sequence[Result]) -> None:
-        self.done += len(results)
-        errors = [result for result in results if isinstance(result, RowError)]
-        self.failed += len(errors)
-        self.errors.update(errors)
-        if len(self.errors) > _MESSAGES:
-            self.errors = Counter(dict(self.errors.most_common(_MESSAGES // 2)))
+        self.tally.add(len(results), [result for result in results if isinstance(result, RowError)])
         now = time.monotonic()
         if now - self._reported >= 1:
             self._reported = now
@@ -290,14 +326,14 @@ class _Watch:
         self._check(_ROWS_FOR_RATE_AT_END)
 
     def _report(self) -> None:
-        self.emit(Progress(self.plan.stage, self.task, self.done, self.failed))
+        self.emit(Progress(self.plan.stage, self.task, self.tally.done, self.tally.failed))
 
     def _check(self, rows: int) -> None:
-        limit = self.plan.max_error_rate
-        if limit is None or self.done < rows or self.failed <= limit * self.done:
+        limit, tally = self.plan.max_error_rate, self.tally
+        if limit is None or tally.done < rows or tally.failed <= limit * tally.done:
             return
-        most = "; ".join(f"{count} x {error.kind}: {error.message}" for error, count in self.errors.most_common(5))
+        most = "; ".join(f"{count} x {error.kind}: {error.message}" for error, count in tally.errors.most_common(5))
         raise ErrorRateError(
-            f"{self.failed:,} of {self.done:,} rows of task {self.task} failed, more than maxErrorRate={limit:g} "
+            f"{tally.failed:,} of {tally.done:,} rows of task {self.task} failed, more than maxErrorRate={limit:g} "
             f"allows. Most frequent: {most}. Mend or remove them, or raise maxErrorRate."
         )

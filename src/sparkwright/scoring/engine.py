@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sparkwright.networks.preprocessing import ImageError
 from sparkwright.scoring.cores import Cores
 
-__all__ = ["Block", "Forward", "Matrix", "Result", "RowError", "Scored", "score", "score_matrix"]
+__all__ = ["Block", "Forward", "Matrix", "Result", "RowError", "Scored", "held_back", "score", "score_matrix"]
 
 # Spare threads of a process, and how long one sleeps between two looks for a free core: on an executor with many busy
 # cores, looking must cost nothing.
@@ -157,8 +157,13 @@ def _checked(outputs: NDArray[np.float32]) -> list[Result]:
     ]
 
 
+def held_back(batch_size: int, threads: int) -> int:
+    """Return how many rows `score` may hold back until it gets more, or None, or the end."""
+    return batch_size * (threads + _MOST_SPARE + 2)
+
+
 def score(
-    blocks: Iterable[B],
+    blocks: Iterable[B | None],
     forward: Forward,
     shape: tuple[int, ...],
     *,
@@ -170,7 +175,8 @@ def score(
     """Run the network over blocks whose rows must be decoded one by one.
 
     Args:
-        blocks: Pulled from the calling thread, as late as the look-ahead allows.
+        blocks: Pulled from the calling thread, as late as the look-ahead allows. None says that no more come until
+            those before are answered.
         forward: The network.
         shape: Of one row's input.
         batch_size: Rows of a micro-batch.
@@ -201,8 +207,21 @@ def score(
         while pending and pending[0].complete:
             yield pending.popleft()
 
+    def finish() -> Iterator[Scored[B]]:
+        """Run the last micro-batch as it is, and yield all blocks."""
+        if running and not running[-1].full:
+            last = running[-1]
+            crew.submit(partial(last.count_down, len(last.x) - len(last.places)))
+        while running:
+            yield from settle()
+        while pending:  # empty blocks
+            yield pending.popleft()
+
     try:
         for block in blocks:
+            if block is None:
+                yield from finish()
+                continue
             scored = Scored(block, _left=len(block))
             pending.append(scored)
             for row in range(len(block)):
@@ -216,12 +235,7 @@ def score(
             # What is done leaves at once, so that a block waits in memory no longer than it must.
             while running and running[0].results.done():
                 yield from settle()
-        if running and not running[-1].full:
-            last = running[-1]
-            crew.submit(partial(last.count_down, len(last.x) - len(last.places)))
-        while running:
-            yield from settle()
-        yield from pending  # empty blocks at the end
+        yield from finish()
     finally:
         crew.close()
 
