@@ -99,20 +99,21 @@ def exists(uri: str) -> bool:
     return bool(system.exists(path))
 
 
-def read_bytes(uri: str) -> bytes:
-    """Read a whole file.
+def read_bytes(uri: str, most: int = -1) -> bytes:
+    """Read a whole file, or its first `most` bytes.
 
     Raises:
         FileNotFoundError: it is not there.
     """
     if is_local(uri):
         try:
-            return Path(_local_path(uri)).read_bytes()
+            with open(_local_path(uri), "rb") as file:
+                return file.read(most)
         except NotADirectoryError as error:  # below a file: nothing can be there
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri) from error
     system, path = _open(uri)
     with system.open(path, "rb") as file:
-        return bytes(file.read())
+        return bytes(file.read(most))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
