@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructField
 
-__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "find_column", "holds_photos", "score_frame"]
+__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "find_column", "holds_photos", "score_frame", "shipped"]
 
 BATCH_SIZE = 8
 """Photos in a micro-batch: fast networks fit it into the processor's cache, and it suffices for slow ones."""
@@ -81,27 +81,33 @@ def score_frame(
         added.append(StructField(digest_column, StringType()))
     added.append(error_field(error_column))
     _check_names(kept, added)
-    spark = rows.sparkSession
-    ship_library(spark)
     plan = ScoringPlan(
-        network=_ship(spark, graph),
-        sha256=graph.sha256,
+        **shipped(rows.sparkSession, graph),
         preprocessing=graph.preprocessing if photos else None,
-        input_shape=graph.input_shape,
-        output_shape=graph.output_shape,
         input_column=input_column,
         keep=tuple(field.name for field in kept),
         outputs=tuple(outputs),
         error_column=error_column,
         digest_column=digest_column,
         batch_size=batch_size,
-        threads=threads_per_task(spark),
-        cores=executor_cores(spark),
         max_error_rate=max_error_rate,
         stage=stage,
         channel=channel,
     )
     return rows.mapInArrow(ScoringTask(plan), StructType([*kept, *added]))
+
+
+def shipped(spark: "SparkSession", graph: Graph) -> dict[str, Any]:
+    """Send library and network to the executors; return what a `ScoringPlan` says of both."""
+    ship_library(spark)
+    return {
+        "network": _ship(spark, graph),
+        "sha256": graph.sha256,
+        "input_shape": graph.input_shape,
+        "output_shape": graph.output_shape,
+        "threads": threads_per_task(spark),
+        "cores": executor_cores(spark),
+    }
 
 
 def find_column(rows: "DataFrame", name: str) -> "StructField":
