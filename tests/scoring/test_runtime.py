@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sparkwright.errors import ModelError
+from sparkwright.networks.mlp import mlp
 from sparkwright.scoring import runtime
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.runtime import OnnxSession, load
@@ -29,16 +30,52 @@ def test_a_network_is_loaded_once_wherever_its_file_lies(tmp_path: Path) -> None
     assert load(other, sha256) is load(tmp_path / "gone.onnx", sha256)
 
 
-def test_the_network_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    files = [write(tmp_path, doubled(width)) for width in range(1, runtime.MAX_NETWORKS + 2)]
-    first = load(*files[0])
-    for file in files[1:-1]:
-        load(*file)
+def test_the_network_used_longest_ago_goes_first_when_they_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write(tmp_path, doubled(width)) for width in (1, 2, 3)]
+    monkeypatch.setattr(runtime, "MAX_BYTES", sum(file.stat().st_size for file, _ in files[:2]) + 8)
+    first, second = (load(*file) for file in files[:2])
     assert load(*files[0]) is first
-    load(*files[-1])
-    assert len(runtime._loaded) == runtime.MAX_NETWORKS
+    load(*files[2])
     assert load(*files[0]) is first
-    assert (files[1][1], 1) not in runtime._loaded
+    assert load(*files[1]) is not second
+
+
+def test_a_network_that_is_larger_than_the_limit_is_kept_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "MAX_BYTES", 1)
+    file = write(tmp_path, doubled(2))
+    assert load(*file) is load(*file)
+    assert len(runtime._loaded) == 1
+
+
+def test_a_large_network_is_stored_optimised_once_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = mlp(64, 10, hidden=[128]).to_onnx()  # wide enough for its weights to be packed
+    x = np.random.default_rng(0).random((5, 64), np.float32)
+    expected = OnnxSession(data)(x)
+    monkeypatch.setattr(runtime, "SHARED_BYTES", 0)
+    path, sha256 = write(tmp_path, data)
+    assert np.array_equal(load(path, sha256)(x), expected)
+    (folder,) = (found for found in tmp_path.iterdir() if found.is_dir())
+    written = (folder / "weights.bin").stat().st_mtime_ns
+    runtime._loaded.clear()  # as in another process
+    assert np.array_equal(load(path, sha256, 2)(x), expected)
+    assert (folder / "weights.bin").stat().st_mtime_ns == written
+    assert sorted(found.name for found in folder.iterdir()) == ["graph.onnx", "weights.bin"]
+
+
+def test_where_nothing_can_be_stored_the_network_itself_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runtime, "SHARED_BYTES", 0)
+    monkeypatch.setattr(runtime.tempfile, "mkdtemp", full)
+    assert load(*write(tmp_path, doubled(2)))(np.ones((1, 2), np.float32)).tolist() == [[2.0, 2.0]]
+    assert "is not shared between processes: [Errno 28] No space left on device" in caplog.text
 
 
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
