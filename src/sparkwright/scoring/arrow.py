@@ -3,7 +3,6 @@
 A `ScoringPlan` says all that a task must know and is small; the network itself is an artifact of the session.
 """
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from PIL import Image
 
 from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, ignore
-from sparkwright.networks.preprocessing import ImageError, Preprocessing
+from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.cores import Cores
-from sparkwright.scoring.engine import Forward, Result, RowError, Scored, score, score_matrix
+from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
 from sparkwright.scoring.outputs import Output, error_array
+from sparkwright.scoring.sources import AHEAD_ROWS, Read, Source, readers, sha256
 
-__all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "run", "unanswered"]
+__all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "rows_held", "run", "unanswered"]
 
 # Output of a block: large enough that a batch's overhead does not count, small enough to keep several.
 _BLOCK_BYTES = 8 << 20
@@ -49,10 +51,12 @@ class ScoringPlan:
         preprocessing: For photos; None for columns of numbers.
         input_shape: Of one row.
         output_shape: Of one row.
-        input_column: Photos' bytes, or numbers (arrays, vectors).
+        input_column: Holds photos, or numbers (arrays, vectors).
         keep: Input columns that go on to the output.
         outputs: Columns that are added.
         error_column: Why a row has no result.
+        source: What the input column holds.
+        fetch: What a photo may take that lies behind a path or URL.
         digest_column: Where the SHA-256 of a photo's bytes goes (hexadecimal); None for nowhere.
         batch_size: Photos in a micro-batch.
         threads: Threads that the task may use.
@@ -73,6 +77,8 @@ class ScoringPlan:
     keep: tuple[str, ...]
     outputs: tuple[Output, ...]
     error_column: str
+    source: Source = "bytes"
+    fetch: FetchLimits = FetchLimits()  # noqa: RUF009  frozen
     digest_column: str | None = None
     batch_size: int = 8
     threads: int = 1
@@ -174,6 +180,11 @@ def run(
     watch.end()
 
 
+def rows_held(plan: ScoringPlan) -> int:
+    """Return how many rows `run` may hold back until it gets more, or None, or the end."""
+    return held_back(plan.batch_size, plan.threads) + (AHEAD_ROWS if plan.source == "locations" else 0)
+
+
 def cut(batch: pa.RecordBatch, plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
     """Cut a batch, without copying, into parts whose output is small."""
     most = _BLOCK_NUMBERS if plan.preprocessing is None else _BLOCK_PHOTOS
@@ -185,40 +196,46 @@ def cut(batch: pa.RecordBatch, plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
 def _blocks(batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: Marks | None) -> Iterator[Any]:
     """Yield `MarkedBlock` and `_Photos`, or `_Numbers`; None where there is None."""
     number = 0
-    for batch in batches:
-        if batch is None:
+    parts = (part for batch in batches for part in ([None] if batch is None else cut(batch, plan)))
+    if plan.preprocessing is None:
+        for part in parts:
+            if part is not None and marks:  # numbers are read all at once
+                marks.write(IDLE, number, part.num_rows - 1)
+            number += part is not None
+            yield None if part is None else _Numbers(part, plan)
+        return
+    for block in readers(parts, plan.input_column, plan.source, plan.fetch):
+        if block is None:
             yield None
             continue
-        for part in cut(batch, plan):
-            if plan.preprocessing is None:
-                if marks:  # numbers are read all at once
-                    marks.write(IDLE, number, part.num_rows - 1)
-                yield _Numbers(part, plan)
-            else:
-                photos = _Photos(part, plan)
-                yield MarkedBlock(photos, number, marks) if marks else photos
-            number += 1
+        photos = _Photos(block[0], plan, block[1])
+        yield MarkedBlock(photos, number, marks) if marks else photos
+        number += 1
 
 
 class _Photos:
-    """A block of photos; `digests` fill up while they are decoded."""
+    """A block of photos; `digests` fill up while they are decoded. Without `photo` it is not to be read."""
 
-    def __init__(self, batch: pa.RecordBatch, plan: ScoringPlan) -> None:
+    def __init__(self, batch: pa.RecordBatch, plan: ScoringPlan, photo: Read | None = None) -> None:
         self.kept = batch.select(list(plan.keep))
         self.digests: list[str | None] | None = [None] * batch.num_rows if plan.digest_column else None
-        self._contents = batch.column(plan.input_column)
+        self._photo = cast(Read, photo)
         self._preprocessing = cast(Preprocessing, plan.preprocessing)
 
     def __len__(self) -> int:
         return int(self.kept.num_rows)
 
     def read(self, row: int, out: NDArray[np.float32]) -> None:
-        content = self._contents[row].as_py()
-        if content is None:
-            raise ImageError("empty", "The photo's content is null.")
+        self.decode(row, self.photo(row), out)
+
+    def photo(self, row: int) -> bytes | Image.Image:
+        """Return a row's photo; waits for one that is still on its way."""
+        return self._photo(row)
+
+    def decode(self, row: int, photo: bytes | Image.Image, out: NDArray[np.float32]) -> None:
         if self.digests is not None:
-            self.digests[row] = hashlib.sha256(content).hexdigest()
-        self._preprocessing.apply(content, out)
+            self.digests[row] = sha256(photo)
+        self._preprocessing.apply(photo, out)
 
 
 class _Numbers:

@@ -11,6 +11,7 @@ import struct
 import tempfile
 import threading
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,11 +105,21 @@ class Marks:
         return forward
 
 
+class Photos(Block, Protocol):
+    """A block whose rows are read in two steps."""
+
+    def photo(self, row: int) -> Any:
+        """Return a row's photo."""
+
+    def decode(self, row: int, photo: Any, out: NDArray[np.float32]) -> None:
+        """Write the network's input for a photo into `out`."""
+
+
 @dataclass(frozen=True)
 class MarkedBlock:
     """A block that marks which of its rows is read."""
 
-    block: Block
+    block: Photos
     part: int
     marks: Marks
 
@@ -116,8 +127,9 @@ class MarkedBlock:
         return len(self.block)
 
     def read(self, row: int, out: NDArray[np.float32]) -> None:
+        photo = self.block.photo(row)  # waits for a server, say, which has time limits of its own
         self.marks.write(READING, self.part, row)
         try:
-            self.block.read(row, out)
+            self.block.decode(row, photo, out)
         finally:
             self.marks.write(IDLE)

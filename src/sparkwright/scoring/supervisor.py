@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from sparkwright.errors import ErrorRateError, WorkerError
-from sparkwright.scoring.arrow import ScoringPlan, Tally, cut, unanswered
-from sparkwright.scoring.engine import RowError, held_back
+from sparkwright.scoring.arrow import ScoringPlan, Tally, cut, rows_held, unanswered
+from sparkwright.scoring.engine import RowError
 from sparkwright.scoring.marks import NETWORK, READING
 from sparkwright.scoring.scorer import Died, Scorer, give_back, take
 from sparkwright.scoring.wire import Task
@@ -149,7 +149,7 @@ class _Supervisor:
     def _may_wait(self) -> bool:
         """Whether the process may want more rows before it answers the oldest part."""
         later = sum(part.batch.num_rows for part in self._sent) - self._sent[0].batch.num_rows
-        return not self._asked and later < held_back(self._plan.batch_size, self._plan.threads)
+        return not self._asked and later < rows_held(self._plan)
 
     def _settle(self, part: _Part, answer: pa.RecordBatch) -> None:
         part.answer = answer
