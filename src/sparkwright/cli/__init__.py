@@ -9,7 +9,7 @@ import sys
 import typer
 
 import sparkwright
-from sparkwright.cli import doctor, evaluate, featurize, networks, predict, quickstart, report, train, transfer
+from sparkwright.cli import doctor, evaluate, featurize, networks, pack, predict, quickstart, report, train, transfer
 from sparkwright.errors import InputError, ModelError, SparkwrightError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.command()(featurize.featurize)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
+app.command()(pack.pack)
 app.command()(report.report)
 app.command("networks")(networks.list_networks)
 app.command()(networks.summary)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparkwright.data.labels import read_rule
 from sparkwright.data.listing import LONGEST_FILE, Listing, list_files, no_photos
+from sparkwright.data.pack import open_pack
 from sparkwright.errors import InputError
 from sparkwright.session import worker_errors
 
@@ -79,7 +80,8 @@ def read_images(
 
     Args:
         spark: The session, classic or Connect.
-        path: A file, folder or glob that Spark can read (``/photos``, ``hdfs://…``, ``s3a://…``), or several.
+        path: A file, folder or glob that Spark can read (``/photos``, ``hdfs://…``, ``s3a://…``), or several; or a
+            folder that `sparkwright.data.pack.pack` made, which reads as the loose files did.
         labels: Where a photo's label comes from. ``"folder"``: the name of the folder that it lies in. A regular
             expression, searched for in the key: its group named `label`, else its first group. A table with the columns
             `path` and `label`: the path of a CSV file or of Parquet data, or a DataFrame. None: no labels.
@@ -97,6 +99,8 @@ def read_images(
     if not paths or not all(paths):
         raise InputError(f"The path of the photos must not be empty, got {path!r}.")
     found = list_files(spark, paths, recursive)
+    if found.pack is not None:
+        found = open_pack(spark, found.pack, recursive)
     photos = found.files.where("photo")
     label_rule = read_rule(labels, "label", photos)
     group_rule = read_rule(group, "group", photos)
