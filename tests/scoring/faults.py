@@ -1,0 +1,38 @@
+"""Photos that do to the process that decodes them what broken photos and native code can do."""
+
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparkwright.networks.preprocessing import Preprocessing
+
+CRASH = b"crash"
+HANG = b"hang"  # and holds Python's lock all the time, as native code may
+EXIT = b"exit"
+
+
+def crash_once(marker: Path) -> bytes:
+    """A photo that crashes the process only if `marker` is not there."""
+    return b"once:" + os.fsencode(marker)
+
+
+@dataclass(frozen=True)
+class Faulty(Preprocessing):
+    """Decodes real photos, and suffers the others."""
+
+    def apply(self, photo: Any, out: np.ndarray) -> None:
+        if photo.startswith(b"once:") and not (marker := Path(os.fsdecode(photo[5:]))).exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if photo == CRASH:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if photo == HANG:
+            re.match("(a+)+$", 100 * "a" + "b")
+        if photo == EXIT:
+            os._exit(3)
+        super().apply(photo, out)
