@@ -23,6 +23,7 @@ _HOME = {
     "Model": "sparkwright.models",
     "ModelTransformer": "sparkwright.scoring.model_transformer",
     "Network": "sparkwright.networks.network",
+    "Pack": "sparkwright.data.pack",
     "Prediction": "sparkwright.scoring.predictor",
     "Predictor": "sparkwright.scoring.predictor",
     "Preprocessing": "sparkwright.networks.preprocessing",
@@ -36,8 +37,10 @@ _HOME = {
     "load_network": "sparkwright.networks.catalogue",
     "mlp": "sparkwright.networks.mlp",
     "open_features": "sparkwright.scoring.feature_set",
+    "pack": "sparkwright.data.pack",
     "predict": "sparkwright.scoring.model_transformer",
     "read_images": "sparkwright.data.images",
+    "register": "sparkwright.scoring.sql",
     "split": "sparkwright.data.splits",
     "split_by_column": "sparkwright.data.splits",
     "split_by_folder": "sparkwright.data.splits",
@@ -45,6 +48,7 @@ _HOME = {
     "split_counts": "sparkwright.data.splits",
     "start": "sparkwright.session",
     "train": "sparkwright.training.fit",
+    "unregister": "sparkwright.scoring.sql",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

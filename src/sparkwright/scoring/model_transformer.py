@@ -13,6 +13,7 @@ from sparkwright.models import MANIFEST, Model, ModelFiles
 from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import find_column, holds_photos, score_frame
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Classification, Output, Regression
@@ -42,13 +43,13 @@ def _to_model(value: Any) -> str | ModelFiles:
 class ModelTransformer(ScoringStage):
     """Adds a model's predictions: the label, its probability, all probabilities, the best labels.
 
-    The input column decides what runs: photos' bytes go through the whole model, features (array or vector) through
+    The input column decides what runs: photos go through the whole model, features (array or vector) through
     its head alone. A row that cannot be scored keeps its place: predictions null, and the error column says why.
 
     Args:
         model: A `Model`, or where one was saved (folder or zip, on any file system); or a `Network` with its
             classifier.
-        inputCol: Photos' bytes, or features.
+        inputCol: Photos, as bytes (binary), paths and URLs (string) or Spark's images (struct); or features.
         predictionCol: The most probable class's label (regression: the value).
         probabilityCol: Its probability.
         probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
@@ -61,6 +62,7 @@ class ModelTransformer(ScoringStage):
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
         dropInput: Leave `inputCol` out of the result.
+        fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
     Example:
         >>> ModelTransformer(model="run/model").transform(images.rows).select("path", "prediction")  # doctest: +SKIP
@@ -98,6 +100,7 @@ class ModelTransformer(ScoringStage):
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
         dropInput: bool | None = None,  # noqa: N803
+        fetchLimits: FetchLimits | None = None,  # noqa: N803
     ) -> None:
         super().__init__()
         self._last: tuple[ModelFiles, Model, Network] | None = None  # rebuilt once: the model, and the whole of it
@@ -121,6 +124,7 @@ class ModelTransformer(ScoringStage):
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
             dropInput=dropInput,
+            fetchLimits=fetchLimits,
         )
 
     def setModel(self, value: str | Model | Network) -> Self:
@@ -161,7 +165,7 @@ class ModelTransformer(ScoringStage):
 
     def _rebuilt(self) -> tuple[Model, Network]:
         """Return the model, and its whole way from the input to the scores."""
-        files = self._files()
+        files = self.files()
         if self._last is None or self._last[0] is not files:
             model = Model.from_files(files)
             self._last = (files, model, model.full)
@@ -191,7 +195,13 @@ class ModelTransformer(ScoringStage):
         """Return the columns wanted instead of the usual; None for the usual."""
         return self.getOrDefault(self.outputs) if self.isSet(self.outputs) else None
 
-    def _files(self) -> ModelFiles:
+    def files(self) -> ModelFiles:
+        """Return the model's files; a path is read now.
+
+        Raises:
+            InputError: no model is set.
+            NotFoundError: there is no model at that place.
+        """
         if not self.isSet(self.model):
             raise InputError("ModelTransformer needs a model. Set it: ModelTransformer(model=…) or setModel(…).")
         value = self.getOrDefault(self.model)
@@ -212,7 +222,7 @@ class ModelTransformer(ScoringStage):
     def _plan(self, field: "StructField") -> tuple[Graph, list[Output]]:
         """Return what runs on a column, and what it adds."""
         photos = holds_photos(field)
-        files = self._files()
+        files = self.files()
         self._check_input(field, files.manifest, photos)
         wanted = self.getOutputs()
         if wanted is None:
@@ -241,7 +251,7 @@ class ModelTransformer(ScoringStage):
         if photos:
             if manifest["preprocessing"] is None:
                 raise ColumnError(
-                    f"Column `{field.name}` holds bytes, but the model is one of features: it has no network that "
+                    f"Column `{field.name}` holds photos, but the model is one of features: it has no network that "
                     "reads photos. Give it a column of features."
                 )
             return
@@ -277,7 +287,7 @@ class ModelTransformer(ScoringStage):
         )
 
     def to_files(self) -> dict[str, bytes]:
-        files = self._files()
+        files = self.files()
         return {**files.files, MANIFEST: json.dumps(files.manifest).encode()}
 
     def set_from_files(self, files: Mapping[str, bytes]) -> None:
