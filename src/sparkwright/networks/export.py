@@ -192,7 +192,7 @@ def _export_base(network: "TorchNetwork") -> bytes:
 def _cache_path(network: "TorchNetwork") -> Path:
     import torch
 
-    key = replace(network, preprocessing=None).fingerprint()
+    key = replace(network, preprocessing=None, precision=None).fingerprint()
     return home() / "onnx" / f"{key}-torch{torch.__version__.split('+')[0]}-{_CACHE_VERSION}.onnx"
 
 

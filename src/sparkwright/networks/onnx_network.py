@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from sparkwright.errors import InputError, ModelError
 from sparkwright.networks.export import append_head, rename_tensor, set_output
-from sparkwright.networks.network import INPUT, OUTPUT, Network, Shape, find_layer, spec_digest
+from sparkwright.networks.network import INPUT, OUTPUT, Network, Shape, find_layer, read_precision, spec_digest
 from sparkwright.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class OnnxNetwork(Network):
                 layer=spec["layer"],
                 feature_layer=spec["feature_layer"],
                 frozen=frozenset(),
+                precision=read_precision(spec),
                 graph=graph,
             )
         except (KeyError, TypeError) as error:

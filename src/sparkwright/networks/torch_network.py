@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import InputError, ModelError
-from sparkwright.networks.network import Network, Shape, find_layer, spec_digest
+from sparkwright.networks.network import Network, Shape, find_layer, read_precision, spec_digest
 from sparkwright.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ class TorchNetwork(Network):
                 network.with_weights(weights),
                 classes=tuple(spec["classes"]) if spec["classes"] else None,
                 feature_layer=spec["feature_layer"],
+                precision=read_precision(spec),
                 preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
             )
             return network._with_frozen(frozenset(spec["frozen"]))
@@ -283,6 +284,8 @@ class TorchNetwork(Network):
             "leaves": [path for path in self._paths if not isinstance(self.module.get_submodule(path), nn.Sequential)],
             "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
         }
+        if self.precision:
+            structure["precision"] = self.precision.name
         digest = hashlib.sha256(spec_digest(structure))
         for name, value in sorted(self.module.state_dict().items()):
             if not name.endswith(_COUNTER):
@@ -294,8 +297,8 @@ class TorchNetwork(Network):
         return self._digest
 
     def forward(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            values: NDArray[np.float32] = self.module(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision is not None):
+            values: NDArray[np.float32] = self.module(torch.from_numpy(np.ascontiguousarray(batch))).float().numpy()
         return values
 
     def to_onnx(self) -> bytes:

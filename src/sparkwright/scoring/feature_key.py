@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -41,12 +42,18 @@ class FeatureKey:
     engine: str = f"onnxruntime {onnxruntime.__version__}"
 
     @classmethod
-    def of(cls, network: "Network") -> Self:
-        """Return the key of the features that `network`, already cut, makes."""
-        return cls(network.name, network.layer, int(np.prod(network.output_shape)), network.fingerprint())
+    def of(cls, network: "Network", device: str = "cpu") -> Self:
+        """Return the key of the features that `network`, already cut, makes on a device (``cpu`` or ``cuda``)."""
+        precision = network.precision.name if network.precision else "float32"
+        own = {} if device == "cpu" and precision != "bfloat16" else {"engine": _torch(device)}
+        width = int(np.prod(network.output_shape))
+        return cls(network.name, network.layer, width, network.fingerprint(), precision, **own)
 
     def __str__(self) -> str:
-        return f"`{self.network}` at layer `{self.layer}` ({self.engine}, fingerprint {self.fingerprint[:12]})"
+        precision = "" if self.precision == "float32" else f"{self.precision}, "
+        return (
+            f"`{self.network}` at layer `{self.layer}` ({precision}{self.engine}, fingerprint {self.fingerprint[:12]})"
+        )
 
     @property
     def digest(self) -> str:
@@ -85,3 +92,8 @@ class FeatureKey:
             f"{where} holds features of {self}; the model expects those of {expected}: another network, layer, weights "
             "or preprocessing. Make the features again with the model's network, or give the model photos."
         )
+
+
+def _torch(device: str) -> str:
+    """Return what runs networks of torch, with its version, without importing it."""
+    return f"torch {metadata.version('torch')}" + (f" on {device}" if device != "cpu" else "")
