@@ -13,6 +13,7 @@
     ├── StorageError (OSError)              a file cannot be written: disk full, read-only, no permission
     ├── EnvironmentNotReadyError (RuntimeError)  Java, Python, packages or slots are not what the job needs
     ├── ErrorRateError (RuntimeError)       too many rows failed
+    ├── PrecisionError (RuntimeError)       a network of reduced precision agrees too little with float32
     └── WorkerError (RuntimeError)          a process of the cluster failed; carries its traceback
 
 A message says what must hold, what was given, where, and how to mend it.
@@ -31,6 +32,7 @@ __all__ = [
     "ModelError",
     "NameUnknownError",
     "NotFoundError",
+    "PrecisionError",
     "SparkwrightError",
     "StorageError",
     "WorkerError",
@@ -80,6 +82,10 @@ class EnvironmentNotReadyError(SparkwrightError, RuntimeError):
 
 class ErrorRateError(SparkwrightError, RuntimeError):
     """More rows failed than the job allows."""
+
+
+class PrecisionError(SparkwrightError, RuntimeError):
+    """A network of reduced precision agrees too little with itself in float32."""
 
 
 class WorkerError(SparkwrightError, RuntimeError):
