@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,12 +59,26 @@ def test_numbers_go_through_a_model_of_features(spark: Spark) -> None:
     assert (found.two.value, found.two.error.kind) == (None, "wrong shape")
 
 
+def test_paths_and_images_are_arguments_too(spark: Spark, tmp_path: Path) -> None:
+    for red in (10, 250):
+        (tmp_path / f"{red}.png").write_bytes(png(red))
+    register(spark, "classify", photo_model())
+    images = spark.read.format("image").load(str(tmp_path)).select("image.origin", "image")
+    images.createOrReplaceTempView("images")
+    query = "SELECT classify(image).probability, classify(replace(origin, 'file://', '')).probability FROM images"
+    found = spark.sql(query).collect()
+    assert len(found) == 2
+    for pixels, path in found:
+        assert pixels is not None
+        assert pixels == path
+
+
 def test_a_query_ends_where_too_much_fails_or_the_column_is_another(spark: Spark) -> None:
     photo_rows(spark, [b"text"] * 50, partitions=1).createOrReplaceTempView("texts")
     register(spark, "strict", photo_model(), max_error_rate=0.1)
     with pytest.raises(ErrorRateError, match="50 of 50 rows"), worker_errors():
         spark.sql("SELECT strict(content).label FROM texts").collect()
-    with pytest.raises(ColumnError, match=r"strict\(…\) takes photos' bytes"), worker_errors():
+    with pytest.raises(ColumnError, match=r"strict\(…\) takes photos \(bytes, paths, URLs"), worker_errors():
         spark.sql("SELECT strict(array(1.0f)).label").collect()
 
 

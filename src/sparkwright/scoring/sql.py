@@ -1,7 +1,7 @@
 """A model as a function of SQL: ``SELECT path, classify(content).label FROM photos``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,12 @@ from sparkwright.errors import ColumnError, InputError
 from sparkwright.models import Model
 from sparkwright.networks.network import Network
 from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, shipped
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.outputs import Classification, Output, Regression, error_field
+from sparkwright.scoring.sources import Source
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,12 +34,14 @@ def register(
     top: int = 5,
     batch_size: int = BATCH_SIZE,
     max_error_rate: float | None = None,
+    fetch: FetchLimits | None = None,
 ) -> None:
     """Make a model a function of the session's SQL, in place of one of that name.
 
-    The function takes what the model takes (a photo's bytes; numbers, for a model of features) and gives a struct:
-    ``label``, ``probability``, ``top`` (the best labels, ``array<struct<label,probability>>``) and ``error``
-    (``struct<kind,message>``, null for a row that succeeded). For a regression it is ``value`` and ``error``. A null or
+    The function takes what the model takes: photos (bytes, paths or URLs, Spark's images), or an array of numbers or a
+    vector for a model of features. It gives a struct: ``label``, ``probability``, ``top`` (the best labels,
+    ``array<struct<label,probability>>``) and ``error`` (``struct<kind,message>``, null for a row that succeeded). For a
+    regression it is ``value`` and ``error``. A null or
     broken photo is a row with an error, never a missing one. The same call twice in one SELECT runs once.
 
     Args:
@@ -47,6 +51,7 @@ def register(
         top: How many labels ``top`` holds.
         batch_size: Photos that the network sees at once.
         max_error_rate: A task of which a larger share of rows fails ends the query; None for any share.
+        fetch: What a photo may take that lies behind a path or URL; by default `FetchLimits` as it is.
 
     Raises:
         InputError: an argument is out of its range.
@@ -78,6 +83,7 @@ def register(
         **shipped(spark, graph),
         preprocessing=graph.preprocessing,
         input_column=_VALUE,
+        fetch=fetch or FetchLimits(),
         keep=(),
         outputs=(output,),
         error_column=_ERROR,
@@ -106,13 +112,29 @@ class _Function:
         first = next(arrays, None)
         if first is None:
             return
-        self._check(first.type)
+        plan = replace(self.plan, source=self._source(first.type))
         batches = (pa.RecordBatch.from_arrays([array], [_VALUE]) for array in chain([first], arrays))
-        for batch in ScoringTask(self.plan)(batches):
+        for batch in ScoringTask(plan)(batches):
             yield batch.to_struct_array()
 
-    def _check(self, type_: pa.DataType) -> None:
-        photos = pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
-        if photos != (self.plan.preprocessing is not None):
-            wanted = "an array of numbers or a vector" if photos else "photos' bytes (binary)"
-            raise ColumnError(f"{self.name}(…) takes {wanted}; it got a column of Arrow's type {type_}.")
+    def _source(self, type_: pa.DataType) -> Source:
+        """Return what the argument holds; SQL tells its type no earlier."""
+        found = _source_of(type_)
+        if found is None or (found == "numbers") != (self.plan.preprocessing is None):
+            takes = "photos (bytes, paths, URLs, Spark's images)" if self.plan.preprocessing else "arrays of numbers"
+            raise ColumnError(f"{self.name}(…) takes {takes}; it got a value of Arrow's type {type_}.")
+        return found
+
+
+def _source_of(type_: pa.DataType) -> Source | None:
+    """As `sources.source_of` does for a column's Spark type."""
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return "bytes"
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "locations"
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return "numbers"
+    if pa.types.is_struct(type_):  # Spark ML's vectors, or Spark's images
+        names = {type_.field(index).name for index in range(type_.num_fields)}
+        return "numbers" if {"indices", "values"} <= names else "pixels" if "nChannels" in names else None
+    return None
