@@ -135,20 +135,21 @@ def test_params_can_be_overridden_for_one_transform(spark: Spark) -> None:
     ("params", "error", "message"),
     [
         ({"inputCol": "contant"}, ColumnError, r"`contant` not found in \[.*\]. Did you mean `content`\?"),
-        ({"inputCol": "label"}, ColumnError, "`label` must hold photos' bytes .* of type string"),
+        ({"inputCol": "number"}, ColumnError, "`number` must hold photos' bytes .* of type int"),
         ({"outputCol": "label"}, ColumnError, "`label` is to be added, but is there already"),
         ({"outputCol": "error"}, ColumnError, "`error` is to be added, but is there already"),
         ({"batchSize": 0}, InputError, "batchSize must be at least 1; got 0"),
         ({"maxErrorRate": 1.5}, InputError, "maxErrorRate must lie between 0 and 1; got 1.5"),
         ({"layer": "flatt"}, NameUnknownError, "has no layer `flatt`. Did you mean `flat`"),
-        ({"network": mlp(2, 2)}, ColumnError, "`content` holds bytes, but mlp.* takes 2 numbers a row"),
+        ({"network": mlp(2, 2)}, ColumnError, "`content` holds photos, but mlp.* takes 2 numbers a row"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_job(
     spark: Spark, params: dict[str, Any], error: type[Exception], message: str
 ) -> None:
+    rows = photo_rows(spark, [png(1)]).withColumn("number", F.lit(1))
     with pytest.raises(error, match=message):
-        Featurizer(**{"network": means_network(), **params}).transform(photo_rows(spark, [png(1)]))
+        Featurizer(**{"network": means_network(), **params}).transform(rows)
 
 
 def test_a_stage_without_a_network_says_how_to_set_it(spark: Spark) -> None:

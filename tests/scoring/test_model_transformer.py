@@ -124,7 +124,7 @@ def test_what_cannot_work_is_said_before_any_job(spark: Spark) -> None:
     rows = photo_rows(spark, PHOTOS[:1])
     with pytest.raises(InputError, match=r"ModelTransformer needs a model. Set it: ModelTransformer\(model=…\)"):
         ModelTransformer().transform(rows)
-    with pytest.raises(ColumnError, match="`content` holds bytes, but the model is one of features"):
+    with pytest.raises(ColumnError, match="`content` holds photos, but the model is one of features"):
         predict(rows, feature_model())
     with pytest.raises(ColumnError, match=r"`prediction` is to be added, but is there already"):
         predict(rows.withColumnRenamed("label", "prediction"), photo_model())

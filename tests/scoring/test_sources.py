@@ -15,7 +15,7 @@ from sparkwright.errors import ColumnError
 from sparkwright.networks.preprocessing import ImageError
 from sparkwright.scoring import sources
 from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.sources import read_file, readers, sha256, source_of
+from sparkwright.scoring.sources import read_file, reading, sha256, source_of
 
 from .photo_server import PhotoServer, photo_server
 from .photos import png
@@ -37,14 +37,15 @@ def results(column: pa.Array, source: Any, limits: FetchLimits = LIMITS, rows: i
     batch = pa.RecordBatch.from_pydict({"x": column})
     parts = (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
     found = []
-    for block in readers(parts, "x", source, limits):
-        assert block is not None
-        part, read = block
-        for row in range(part.num_rows):
-            try:
-                found.append(read(row))
-            except ImageError as error:
-                found.append(error.kind)
+    with reading(source, limits) as readers:
+        for block in readers(parts, "x"):
+            assert block is not None
+            part, read = block
+            for row in range(part.num_rows):
+                try:
+                    found.append(read(row))
+                except ImageError as error:
+                    found.append(error.kind)
     return found
 
 
@@ -152,14 +153,14 @@ def test_rows_are_fetched_while_earlier_ones_are_decoded(server: PhotoServer, mo
             if start == 8:
                 yield None
 
-    blocks = readers(parts(), "x", "locations", LIMITS)
     found: list[bytes | None] = []
-    for block in blocks:
-        found.append(block and block[1](1))
-        if len(found) == 1:
-            assert pulled == [0, 2]
-        if len(found) == 5:
-            assert pulled == [0, 2, 4, 6, 8]  # None: nothing more until these are done
+    with reading("locations", LIMITS) as readers:
+        for block in readers(parts(), "x"):
+            found.append(block and block[1](1))
+            if len(found) == 1:
+                assert pulled == [0, 2]
+            if len(found) == 5:
+                assert pulled == [0, 2, 4, 6, 8]  # None: nothing more until these are done
     assert found == [*(png(n) for n in (1, 3, 5, 7, 9)), None, *(png(n) for n in (11, 13, 15, 17, 19))]
 
 
@@ -167,9 +168,8 @@ def test_an_unread_column_of_urls_leaves_no_thread_behind(server: PhotoServer) -
     import threading
 
     batch = pa.RecordBatch.from_pydict({"x": [f"{server.url}/stall"] * 30})
-    blocks = readers(iter([batch]), "x", "locations", LIMITS)
-    next(blocks)
-    blocks.close()
+    with reading("locations", LIMITS) as readers:
+        next(readers(iter([batch]), "x"))
     assert not [thread for thread in threading.enumerate() if thread.name == "sparkwright-fetch"]
 
 

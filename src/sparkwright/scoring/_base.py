@@ -1,5 +1,6 @@
 """What the scoring stages share: their Params, and how they are saved and loaded."""
 
+import dataclasses
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -10,10 +11,24 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import DataFrame
 from pyspark.sql.utils import is_remote
 
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE
 from sparkwright.scoring.persistence import read_files, write_files
 
 __all__ = ["ScoringStage"]
+
+
+def to_fetch_limits(value: Any) -> dict[str, Any]:
+    """Return the limits as a stage's Params hold them, and its file."""
+    if not isinstance(value, FetchLimits | Mapping):
+        raise TypeError(f"fetchLimits must be FetchLimits; got {type(value).__name__}.")
+    return dataclasses.asdict(value if isinstance(value, FetchLimits) else FetchLimits(**value))
+
+
+def _to_mode(value: Any) -> str:
+    if value not in ("permissive", "failfast"):
+        raise TypeError(f"mode must be permissive or failfast; got {value!r}.")
+    return str(value)
 
 
 class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
@@ -39,15 +54,30 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
         "share of a task's rows that may fail; more stop the job",
         TypeConverters.toFloat,
     )
+    mode = Param[str](
+        Params._dummy(),
+        "mode",
+        "permissive: rows that fail keep their place, with an error; failfast: the first one stops the job",
+        _to_mode,
+    )
     dropInput = Param[bool](  # noqa: N815  Params are camelCase
         Params._dummy(), "dropInput", "leave the input column out of the result", TypeConverters.toBoolean
+    )
+    fetchLimits = Param[Any](  # noqa: N815
+        Params._dummy(), "fetchLimits", "what a photo may take that lies behind a path or URL", to_fetch_limits
     )
 
     def __init__(self) -> None:
         super().__init__()
         self._setDefault(
-            inputCol="content", errorCol="error", batchSize=BATCH_SIZE, maxErrorRate=MAX_ERROR_RATE, dropInput=False
+            inputCol="content",
+            errorCol="error",
+            batchSize=BATCH_SIZE,
+            maxErrorRate=MAX_ERROR_RATE,
+            mode="permissive",
+            dropInput=False,
         )
+        self._setDefault(fetchLimits=to_fetch_limits(FetchLimits()))
 
     def setParams(self, **params: Any) -> Self:
         """Set Params by name; None leaves one as it is."""
@@ -69,9 +99,17 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
         """Set the share of a task's rows that may fail."""
         return self.setParams(maxErrorRate=value)
 
+    def setMode(self, value: str) -> Self:
+        """Set whether the first row that fails stops the job (``failfast``) or keeps its place (``permissive``)."""
+        return self.setParams(mode=value)
+
     def setDropInput(self, value: bool) -> Self:
         """Set whether the input column is left out of the result."""
         return self.setParams(dropInput=value)
+
+    def setFetchLimits(self, value: FetchLimits) -> Self:
+        """Set what a photo may take that lies behind a path or URL."""
+        return self.setParams(fetchLimits=value)
 
     def getInputCol(self) -> str:
         """Return the column to score."""
@@ -89,6 +127,14 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
         """Return the share of a task's rows that may fail."""
         return self.getOrDefault(self.maxErrorRate)
 
+    def getFetchLimits(self) -> FetchLimits:
+        """Return what a photo may take that lies behind a path or URL."""
+        return FetchLimits(**self.getOrDefault(self.fetchLimits))
+
+    def getMode(self) -> str:
+        """Return whether the first row that fails stops the job (``failfast``) or keeps its place (``permissive``)."""
+        return self.getOrDefault(self.mode)
+
     def getDropInput(self) -> bool:
         """Return whether the input column is left out of the result."""
         return self.getOrDefault(self.dropInput)
@@ -100,7 +146,9 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
             "error_column": self.getErrorCol(),
             "batch_size": self.getBatchSize(),
             "max_error_rate": self.getMaxErrorRate(),
+            "failfast": self.getMode() == "failfast",
             "drop_input": self.getDropInput(),
+            "fetch": self.getFetchLimits(),
         }
 
     @abstractmethod

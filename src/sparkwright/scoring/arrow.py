@@ -6,6 +6,7 @@ A `ScoringPlan` says all that a task must know and is small; the network itself 
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -26,7 +27,7 @@ from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_b
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
 from sparkwright.scoring.outputs import Output, error_array
-from sparkwright.scoring.sources import AHEAD_ROWS, Read, Source, readers, sha256
+from sparkwright.scoring.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
 
 __all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "rows_held", "run", "unanswered"]
 
@@ -158,25 +159,22 @@ def run(
     watch = _Watch(plan, task, emit, tally or Tally())
     network = marks.watch(network) if marks else network
     cores = Cores(folder, plan.cores) if folder and plan.cores and plan.preprocessing else None
-    blocks = _blocks(batches, plan, marks)
     scored: Iterator[Scored[Any]]
-    if plan.preprocessing is not None:
-        scored = score(
-            blocks,
-            network,
-            plan.input_shape,
-            batch_size=plan.batch_size,
-            threads=plan.threads,
-            cores=cores,
-            settled=watch.settled,
-        )
-    else:
-        scored = score_matrix((block for block in blocks if block is not None), network, settled=watch.settled)
-    try:
+    with reading(plan.source, plan.fetch) as readers, closing(cores) if cores else nullcontext():
+        blocks = _blocks(batches, plan, marks, readers)
+        if plan.preprocessing is not None:
+            scored = score(
+                blocks,
+                network,
+                plan.input_shape,
+                batch_size=plan.batch_size,
+                threads=plan.threads,
+                cores=cores,
+                settled=watch.settled,
+            )
+        else:
+            scored = score_matrix((block for block in blocks if block is not None), network, settled=watch.settled)
         yield from map(partial(_to_batch, plan), scored)
-    finally:
-        if cores:
-            cores.close()
     watch.end()
 
 
@@ -193,7 +191,9 @@ def cut(batch: pa.RecordBatch, plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-def _blocks(batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: Marks | None) -> Iterator[Any]:
+def _blocks(
+    batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: Marks | None, readers: Readers
+) -> Iterator[Any]:
     """Yield `MarkedBlock` and `_Photos`, or `_Numbers`; None where there is None."""
     number = 0
     parts = (part for batch in batches for part in ([None] if batch is None else cut(batch, plan)))
@@ -204,7 +204,7 @@ def _blocks(batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: 
             number += part is not None
             yield None if part is None else _Numbers(part, plan)
         return
-    for block in readers(parts, plan.input_column, plan.source, plan.fetch):
+    for block in readers(parts, plan.input_column):
         if block is None:
             yield None
             continue

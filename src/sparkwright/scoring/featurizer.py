@@ -10,6 +10,7 @@ from sparkwright.errors import InputError
 from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import score_frame
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Features, Output
@@ -34,13 +35,15 @@ class Featurizer(ScoringStage):
     Args:
         network: A `Network`, or a name or path that `load_network` takes.
         layer: Where the network is cut; by default the layer that feeds its classifier, or its last if it was cut.
-        inputCol: Photos' bytes.
+        inputCol: Photos: bytes (binary), paths and URLs (string), or Spark's images (struct).
         outputCol: The features, flattened, float32.
         outputs: Instead of `layer` and `outputCol`, several layers from one pass over the network: column → layer.
         errorCol: Null, or ``struct<kind,message>``.
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
+        mode: ``permissive``, or ``failfast``: the first row that fails stops the job, and is named.
         dropInput: Leave `inputCol` out of the result.
+        fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
     Example:
         >>> featurizer = Featurizer(network="mobilenet_v1", layer="pool")       # doctest: +SKIP
@@ -67,7 +70,9 @@ class Featurizer(ScoringStage):
         errorCol: str | None = None,
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
+        mode: str | None = None,
         dropInput: bool | None = None,  # noqa: N803
+        fetchLimits: FetchLimits | None = None,  # noqa: N803
     ) -> None:
         super().__init__()
         self._last: tuple[Network, str, Network] | None = None  # network, layer, and the one cut there
@@ -81,7 +86,9 @@ class Featurizer(ScoringStage):
             errorCol=errorCol,
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
+            mode=mode,
             dropInput=dropInput,
+            fetchLimits=fetchLimits,
         )
 
     def setNetwork(self, value: str | Network) -> Self:

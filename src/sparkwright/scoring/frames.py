@@ -10,21 +10,26 @@ from weakref import WeakKeyDictionary
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.events import Address
 from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Output, error_field
+from sparkwright.scoring.sources import source_of
 from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructField
 
-__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "find_column", "holds_photos", "score_frame", "shipped"]
+__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "ROW_TIMEOUT_S", "find_column", "holds_photos", "score_frame", "shipped"]
 
 BATCH_SIZE = 8
 """Photos in a micro-batch: fast networks fit it into the processor's cache, and it suffices for slow ones."""
 
 MAX_ERROR_RATE = 0.05
 """The share of rows that may fail."""
+
+ROW_TIMEOUT_S = 60.0
+"""What takes longer to be decoded never ends."""
 
 _shipped: "WeakKeyDictionary[SparkSession, dict[str, str]]" = WeakKeyDictionary()
 
@@ -40,14 +45,16 @@ def score_frame(
     digest_column: str | None = None,
     batch_size: int = BATCH_SIZE,
     max_error_rate: float | None = MAX_ERROR_RATE,
+    failfast: bool = False,
+    fetch: FetchLimits | None = None,
     stage: str = "scoring",
     channel: Address | None = None,
 ) -> "DataFrame":
     """Return `rows` with the outputs' columns and an error column. Lazy; every row is kept, in its partition and place.
 
     Args:
-        rows: Holds `input_column`: photos' bytes (binary) for a network with preprocessing, else numbers (array or
-            Spark ML vector).
+        rows: Holds `input_column`: for a network with preprocessing photos, as bytes (binary), paths or URLs (string)
+            or Spark's images (struct); else numbers (array or Spark ML vector).
         graph: The network.
         outputs: Columns to add.
         input_column: What the network reads.
@@ -56,6 +63,8 @@ def score_frame(
         digest_column: Add the SHA-256 of the photo's bytes under this name.
         batch_size: Photos in a micro-batch.
         max_error_rate: A task of which a larger share of rows fails stops the job; None for any share.
+        failfast: The first row that fails stops the job, and is named.
+        fetch: What a photo may take that lies behind a path or URL; by default `FetchLimits` as it is.
         stage: What progress is reported as.
         channel: Where progress is reported to.
 
@@ -69,10 +78,11 @@ def score_frame(
         raise InputError(f"batchSize must be at least 1; got {batch_size}.")
     if max_error_rate is not None and not 0 <= max_error_rate <= 1:
         raise InputError(f"maxErrorRate must lie between 0 and 1; got {max_error_rate}.")
-    photos = holds_photos(find_column(rows, input_column))
+    source = source_of(find_column(rows, input_column))
+    photos = source != "numbers"
     if photos and graph.preprocessing is None:
         raise ColumnError(
-            f"Column `{input_column}` holds bytes, but {graph.name} takes {prod(graph.input_shape)} numbers a row. "
+            f"Column `{input_column}` holds photos, but {graph.name} takes {prod(graph.input_shape)} numbers a row. "
             "Give it a column of arrays or vectors, or a network with a preprocessing."
         )
     kept = [field for field in rows.schema.fields if not (drop_input and field.name == input_column)]
@@ -85,12 +95,16 @@ def score_frame(
         **shipped(rows.sparkSession, graph),
         preprocessing=graph.preprocessing if photos else None,
         input_column=input_column,
+        source=source,
+        fetch=fetch or FetchLimits(),
         keep=tuple(field.name for field in kept),
         outputs=tuple(outputs),
         error_column=error_column,
         digest_column=digest_column,
         batch_size=batch_size,
         max_error_rate=max_error_rate,
+        failfast=failfast,
+        row_timeout_s=ROW_TIMEOUT_S,
         stage=stage,
         channel=channel,
     )
@@ -122,23 +136,12 @@ def find_column(rows: "DataFrame", name: str) -> "StructField":
 
 
 def holds_photos(field: "StructField") -> bool:
-    """Tell photos' bytes (true) from numbers (false).
+    """Tell photos (bytes, paths and URLs, Spark's images: true) from numbers (false).
 
     Raises:
         ColumnError: the column holds neither.
     """
-    from pyspark.ml.linalg import VectorUDT
-    from pyspark.sql.types import ArrayType, BinaryType, NumericType
-
-    type_ = field.dataType
-    if isinstance(type_, BinaryType):
-        return True
-    if isinstance(type_, VectorUDT) or (isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType)):
-        return False
-    raise ColumnError(
-        f"Column `{field.name}` must hold photos' bytes (binary) or numbers (array of numbers, vector); it is of type "
-        f"{type_.simpleString()}."
-    )
+    return source_of(field) != "numbers"
 
 
 def _check_names(kept: Sequence["StructField"], added: Sequence["StructField"]) -> None:

@@ -61,6 +61,7 @@ class ModelTransformer(ScoringStage):
         errorCol: Null, or ``struct<kind,message>``.
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
+        mode: ``permissive``, or ``failfast``: the first row that fails stops the job, and is named.
         dropInput: Leave `inputCol` out of the result.
         fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
@@ -99,6 +100,7 @@ class ModelTransformer(ScoringStage):
         errorCol: str | None = None,
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
+        mode: str | None = None,
         dropInput: bool | None = None,  # noqa: N803
         fetchLimits: FetchLimits | None = None,  # noqa: N803
     ) -> None:
@@ -123,6 +125,7 @@ class ModelTransformer(ScoringStage):
             errorCol=errorCol,
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
+            mode=mode,
             dropInput=dropInput,
             fetchLimits=fetchLimits,
         )

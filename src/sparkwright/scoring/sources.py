@@ -7,6 +7,7 @@ schema (struct); or numbers (array, vector).
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
@@ -25,7 +26,7 @@ from sparkwright.scoring.prefetch import Prefetch, Ticket
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructField
 
-__all__ = ["Read", "Source", "read_file", "readers", "sha256", "source_of"]
+__all__ = ["Read", "Readers", "Source", "read_file", "reading", "sha256", "source_of"]
 
 Source = Literal["bytes", "locations", "pixels", "numbers"]
 """What a column holds: photos' files, where these lie, decoded photos (Spark's image schema), or a network's input."""
@@ -79,19 +80,31 @@ def _has_pixels(type_: "DataType") -> bool:
     return _PIXEL_FIELDS.items() <= {field.name: field.dataType.simpleString() for field in type_.fields}.items()
 
 
-def readers(
-    parts: Iterable[pa.RecordBatch | None], column: str, source: Source, limits: FetchLimits
-) -> Iterator[tuple[pa.RecordBatch, Read] | None]:
-    """Return each block with what reads its photos; locations are fetched while earlier blocks are decoded.
+Blocks = Iterator[tuple[pa.RecordBatch, Read] | None]
+"""Blocks, each with what reads its photos; None where no more come until those before are done."""
 
-    A None among the blocks says that no more come until those before are done; it is handed on in its place.
-    """
-    if source == "locations":
-        yield from _located(parts, column, limits)
+Readers = Callable[[Iterable[pa.RecordBatch | None], str], Blocks]
+"""From blocks, and the name of the column, to blocks with their readers."""
+
+
+@contextmanager
+def reading(source: Source, limits: FetchLimits) -> Iterator[Readers]:
+    """Return what makes readers; locations are fetched while earlier blocks are decoded, until the context ends."""
+    if source != "locations":
+        yield partial(_held, _pixels if source == "pixels" else _bytes)
         return
-    read = _pixels if source == "pixels" else _bytes
-    for part in parts:
-        yield None if part is None else (part, partial(read, part.column(column)))
+    web = Web(limits)
+    prefetch = Prefetch(
+        partial(_fetch, web, limits),
+        threads=limits.concurrency,
+        ahead_bytes=AHEAD_BYTES,
+        patience=lambda location: None if is_url(location) else limits.timeout_s,
+    )
+    try:
+        yield partial(_located, prefetch)
+    finally:
+        web.close()
+        prefetch.close()
 
 
 def sha256(photo: bytes | Image.Image) -> str:
@@ -126,36 +139,30 @@ def _pixels(column: pa.StructArray, row: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3][:channels]]))
 
 
-def _located(
-    parts: Iterable[pa.RecordBatch | None], column: str, limits: FetchLimits
-) -> Iterator[tuple[pa.RecordBatch, Read] | None]:
-    web = Web(limits)
-    prefetch = Prefetch(
-        partial(_fetch, web, limits),
-        threads=limits.concurrency,
-        ahead_bytes=AHEAD_BYTES,
-        patience=lambda location: None if is_url(location) else limits.timeout_s,
-    )
+def _held(
+    read: Callable[[pa.Array, int], bytes | Image.Image], parts: Iterable[pa.RecordBatch | None], column: str
+) -> Blocks:
+    for part in parts:
+        yield None if part is None else (part, partial(read, part.column(column)))
+
+
+def _located(prefetch: Prefetch, parts: Iterable[pa.RecordBatch | None], column: str) -> Blocks:
     waiting: deque[tuple[pa.RecordBatch, Read]] = deque()
     ahead = 0
-    try:
-        for part in parts:
-            if part is None:
-                yield from waiting
-                waiting.clear()
-                ahead = 0
-                yield None
-                continue
-            tickets = prefetch.submit([value and value.strip() for value in part.column(column).to_pylist()])
-            waiting.append((part, partial(_take, prefetch, tickets)))
-            ahead += part.num_rows
-            while ahead >= AHEAD_ROWS:
-                ahead -= waiting[0][0].num_rows
-                yield waiting.popleft()
-        yield from waiting
-    finally:
-        web.close()
-        prefetch.close()
+    for part in parts:
+        if part is None:
+            yield from waiting
+            waiting.clear()
+            ahead = 0
+            yield None
+            continue
+        tickets = prefetch.submit([value and value.strip() for value in part.column(column).to_pylist()])
+        waiting.append((part, partial(_take, prefetch, tickets)))
+        ahead += part.num_rows
+        while ahead >= AHEAD_ROWS:
+            ahead -= waiting[0][0].num_rows
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _take(prefetch: Prefetch, tickets: list[Ticket | None], row: int) -> bytes:
