@@ -119,11 +119,75 @@ def test_too_many_failures_commit_nothing_and_name_the_files(spark: Spark, tmp_p
     assert "2 x unreadable: The image cannot be decoded" in message
     assert "(photo00007, photo00008)" in message
     assert "1 x empty: The photo's content is null. (photo00009)" in message
-    assert not parquet_files(out)
     with pytest.raises(NotFoundError, match=r"No features at .*: it has no features.json"):
         open_features(spark, str(out))
+    # What was computed before the limit was known to be passed is not computed again.
     made = featurize(spark, photo_rows(spark, contents), means_network(), str(out), max_error_rate=0.3)
-    assert made.manifest.errors == 3
+    assert (made.manifest.errors, made.computed, made.reused) == (3, 3, 7)
+
+
+@pytest.mark.connect
+def test_rows_that_failed_are_listed_with_path_kind_and_message(spark: Spark, tmp_path: Path) -> None:
+    out = str(tmp_path / "features")
+    contents = [*[png(1)] * 7, b"text", b"", None]
+    made = featurize(spark, photo_rows(spark, contents), means_network(), out, max_error_rate=0.3)
+    assert made.manifest.failed is not None
+    failed = {row.path: row for row in made.failed.collect()}
+    kinds = {path: row.kind for path, row in failed.items()}
+    assert kinds == {"photo00007": "unreadable", "photo00008": "empty", "photo00009": "empty"}
+    assert failed["photo00009"].message == "The photo's content is null."
+    assert set(made.failed.columns) == {"path", "sha256", "kind", "message"}
+    again = featurize(spark, photo_rows(spark, [*[png(1)] * 7, png(2)]), means_network(), out, overwrite=True)
+    assert again.failed is None
+    assert not list(tmp_path.rglob("errors"))
+
+
+@pytest.mark.connect
+def test_the_first_failed_row_can_stop_the_job_and_is_named(spark: Spark, tmp_path: Path) -> None:
+    contents = [*[png(red) for red in range(20)], b"text", *[png(red) for red in range(20)]]
+    with pytest.raises(ErrorRateError, match=r"The row with path photo00020 failed, .* failfast .*: unreadable: "):
+        featurize(spark, photo_rows(spark, contents), means_network(), str(tmp_path / "features"), failfast=True)
+
+
+def stopped(spark: Spark, rows: Any, network: OnnxNetwork, out: Path) -> Path:
+    """Leave the folder of a job that was killed: no manifest, and the output where tasks have put it."""
+    made = featurize(spark, rows, network, str(out), max_error_rate=1.0)
+    data = out / made.manifest.data[0]
+    task = data / "_temporary" / "0" / "task_202601010000_m_000000"
+    task.mkdir(parents=True)
+    for file in data.glob("part-*"):
+        file.rename(task / file.name)
+    (out / "features.json").unlink()
+    return task
+
+
+def test_what_a_stopped_job_has_written_is_not_computed_again(spark: Spark, tmp_path: Path) -> None:
+    out = tmp_path / "features"
+    contents = [*[png(red) for red in range(20)], b"text"]
+    task = stopped(spark, photo_rows(spark, contents, partitions=3), means_network(), out)
+    whole, attempt, cut = sorted(task.glob("part-*.parquet"))
+    # A task that was stopped has closed one file, and not the next.
+    under_way = out.joinpath(task.parents[1], "0", "_temporary", "attempt_202601010000_m_000001_0")
+    under_way.mkdir(parents=True)
+    attempt = attempt.rename(under_way / attempt.name)
+    rows = sum(spark.read.parquet(str(file)).where("error IS NULL").count() for file in (whole, attempt))
+    cut.write_bytes(cut.read_bytes()[:-7])
+    (under_way / "part-00001-empty.parquet").touch()
+    made = featurize(spark, photo_rows(spark, contents, partitions=2), means_network(), str(out))
+    assert 0 < rows == made.reused < 20
+    assert made.computed == 21 - rows
+    assert features_of(made) == {
+        f"photo{n:05d}": answer(n).tolist() if n < 20 else None for n in range(21)
+    }  # fmt: skip
+    assert [path.name for path in out.glob("data-*")] == [made.manifest.data[0].split("/")[0]]
+
+
+def test_what_a_job_with_another_network_has_left_is_not_taken_over(spark: Spark, tmp_path: Path) -> None:
+    out = tmp_path / "features"
+    stopped(spark, photo_rows(spark, [png(1)]), other_network(), out)
+    made = featurize(spark, photo_rows(spark, [png(1)]), means_network(), str(out))
+    assert (made.computed, made.reused) == (1, 0)
+    assert features_of(made) == {"photo00000": answer(1).tolist()}
 
 
 def test_a_failed_update_leaves_what_was_there(spark: Spark, tmp_path: Path) -> None:
@@ -183,7 +247,7 @@ def test_a_damaged_or_newer_manifest_is_refused() -> None:
     with pytest.raises(ModelError, match=r"there/features.json is damaged .* Make the features again"):
         FeatureManifest.from_json(manifest().to_json()[:-20], "there/features.json")
     newer = json.dumps({**json.loads(manifest().to_json()), "format": 99}).encode()
-    with pytest.raises(ModelError, match=r"is of format 99; sparkwright .* reads up to 1"):
+    with pytest.raises(ModelError, match=r"is of format 99; sparkwright .* reads up to 2"):
         FeatureManifest.from_json(newer, "there/features.json")
 
 

@@ -5,6 +5,8 @@
     features/
       data-<id>/computed/     Parquet: what the call that wrote it ran the network on
       data-<id>/reused/       Parquet: rows whose bytes were known
+      data-<id>/errors/       Parquet, if rows failed: which, and why
+      data-<id>/key.json      what the features depend on, so that the next call may use what a stopped one has left
       features.json           the manifest; readers trust only what it lists
 
 Rows hold all columns of the images but the content, and ``sha256`` (of the bytes, hexadecimal), ``features``
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "FeatureManifest", "FeatureSet", "open_features", "read_manifest"]
 
 MANIFEST = "features.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class FeatureManifest:
         computed: Rows that the network ran on in the call that wrote this.
         reused: Rows whose features were known.
         created: UTC, ISO 8601.
+        failed: Parquet folder that lists the rows without features; None if there are none.
         sparkwright: Version that wrote it.
         format: Of this file.
     """
@@ -55,6 +58,7 @@ class FeatureManifest:
     computed: int
     reused: int
     created: str
+    failed: str | None = None
     sparkwright: str = sparkwright.__version__
     format: int = _FORMAT
 
@@ -106,6 +110,13 @@ class FeatureSet:
     def reused(self) -> int:
         """Rows whose features were known."""
         return self.manifest.reused
+
+    @property
+    def failed(self) -> "DataFrame | None":
+        """The rows without features: ``path``, ``key``, ``sha256``, ``kind``, ``message``; None if there are none."""
+        if self.manifest.failed is None:
+            return None
+        return self.rows.sparkSession.read.parquet(storage.join(storage.to_uri(self.uri), self.manifest.failed))
 
 
 def open_features(spark: "SparkSession", uri: str) -> FeatureSet:

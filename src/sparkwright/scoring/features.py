@@ -1,4 +1,4 @@
-"""Make features once and reuse them: the cache by content, the commit, the limit on failures."""
+"""Make features once and reuse them: the cache by content, the commit, the limit on failures, the list of them."""
 
 import logging
 import uuid
@@ -18,6 +18,7 @@ from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSe
 from sparkwright.scoring.featurizer import graph_of
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
 from sparkwright.scoring.outputs import Features
+from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, holds_rows, salvage
 from sparkwright.session import driver_hosts, slots, worker_errors
 
 if TYPE_CHECKING:
@@ -39,14 +40,18 @@ def featurize(
     reuse: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
     max_error_rate: float = MAX_ERROR_RATE,
+    failfast: bool = False,
     overwrite: bool = False,
     emit: Emit = ignore,
 ) -> FeatureSet:
     """Run a network over photos and write the features; compute only what is not known.
 
     Known are photos whose bytes have features of the same key (network, weights, layer, preprocessing, engine) in
-    `reuse`, or in `out` itself. Called again on a folder with ten more photos, it computes ten. The driver sees counts
-    alone; photos' bytes are never shuffled.
+    `reuse`, or in `out` itself. Called again on a folder with ten more photos, it computes ten. Called again after it
+    was stopped, by whatever, it goes on: what had been written is not computed again. The driver sees counts alone;
+    photos' bytes are never shuffled.
+
+    Rows that failed keep their place, without features; they are also listed on their own (`FeatureSet.failed`).
 
     Args:
         spark: The session.
@@ -56,6 +61,7 @@ def featurize(
         reuse: Folders of features made earlier.
         batch_size: Photos that the network sees at once.
         max_error_rate: Share of all rows that may fail; more, and nothing is committed.
+        failfast: The first row that fails ends the job.
         overwrite: Replace features of another key or of other photos in `out`.
         emit: Told of progress.
 
@@ -64,6 +70,7 @@ def featurize(
             there.
         StorageError: `out` cannot be written.
         ErrorRateError: too many rows failed; says how, with examples. What was there in `out` stays as it was.
+        WorkerError: a process of the cluster failed, more often than Spark tries again.
         ColumnError: `images` has no ``content``, or has a column of a name that is to be added.
     """
     find_column(images, _CONTENT)
@@ -72,22 +79,27 @@ def featurize(
     known = _known(spark, [*([out] if earlier and earlier.key.digest == key.digest else []), *reuse], key)
     if earlier is not None and not overwrite:
         _check_superset(spark, images, out)
-    data = f"data-{uuid.uuid4().hex[:12]}"
     root = storage.to_uri(out)
-    storage.check_writable(storage.join(root, data))
+    stopped = _stopped(root, earlier)
+    known = _union(known, salvage(spark, stopped, key))
+    data = f"data-{uuid.uuid4().hex[:12]}"
+    begin(storage.join(root, data), key)
     with ExitStack() as stack:
         channel = None
         if emit is not ignore:
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
 
         def compute(rows: "DataFrame", uri: str) -> None:
-            _compute(rows, network, batch_size, channel).write.parquet(uri)
+            scored = _compute(rows, network, batch_size, channel, failfast)
+            scored.write.option("maxRecordsPerFile", ROWS_PER_FILE).parquet(uri)
 
         try:
             manifest = _write(spark, images, known, compute, root, data, key)
             _check_rate(spark, manifest, root, max_error_rate)
+            manifest = _list_failed(spark, manifest, root, data)
         except BaseException:
-            _remove(storage.join(root, data))
+            if not holds_rows(storage.join(root, data)):  # else the next call goes on from there
+                _remove(storage.join(root, data))
             raise
     preprocessing = network.preprocessing.to_dict() if network.preprocessing else None
     manifest = replace(manifest, preprocessing=preprocessing)
@@ -131,7 +143,9 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
         rehearsed.result()
 
 
-def _compute(rows: "DataFrame", network: Network, batch_size: int, channel: Address | None) -> "DataFrame":
+def _compute(
+    rows: "DataFrame", network: Network, batch_size: int, channel: Address | None, failfast: bool = False
+) -> "DataFrame":
     """Return the rows with their features instead of the photos' bytes."""
     return score_frame(
         rows,
@@ -143,6 +157,7 @@ def _compute(rows: "DataFrame", network: Network, batch_size: int, channel: Addr
         digest_column=_DIGEST,
         batch_size=batch_size,
         max_error_rate=None,  # the whole job's rate counts, in `featurize`
+        failfast=failfast,
         stage="features",
         channel=channel,
     )
@@ -203,8 +218,21 @@ def _known(spark: "SparkSession", uris: Sequence[str], key: FeatureKey) -> "Data
             log.info("%s is not reused: its features are of another network, layer or engine", uri)
             continue
         rows = found.rows.where(found.rows[_ERROR].isNull()).select(_DIGEST, _FEATURES)
-        known = rows if known is None else known.union(rows)
+        known = _union(known, rows)
     return known
+
+
+def _union(some: "DataFrame | None", others: "DataFrame | None") -> "DataFrame | None":
+    if some is None or others is None:
+        return some if others is None else others
+    return some.union(others)
+
+
+def _stopped(root: str, earlier: FeatureManifest | None) -> list[str]:
+    """Return the folders that calls have left which did not come to their end."""
+    committed = {folder.split("/")[0] for folder in earlier.data} if earlier else set()
+    names = [name for name in storage.list_files(root) if name.startswith("data-") and name not in committed]
+    return [storage.join(root, name) for name in names]
 
 
 def _write(
@@ -280,5 +308,19 @@ def _check_rate(spark: "SparkSession", manifest: FeatureManifest, root: str, lim
     )
     raise ErrorRateError(
         f"{manifest.errors:,} of {manifest.rows:,} rows failed, more than max_error_rate={limit:g} allows; nothing was "
-        f"committed. Most frequent:{listed}\nMend or remove these files, or raise the limit (--max-error-rate)."
+        f"committed. Most frequent:{listed}\nMend or remove these files, or raise the limit (--max-error-rate). What "
+        "was computed is not computed again."
     )
+
+
+def _list_failed(spark: "SparkSession", manifest: FeatureManifest, root: str, data: str) -> FeatureManifest:
+    """Write which rows failed, and why, if any did."""
+    if not manifest.errors:
+        return manifest
+    folder = f"{data}/errors"
+    rows = spark.read.parquet(*(storage.join(root, part) for part in manifest.data))
+    names = [name for name in ("path", "key", _DIGEST) if name in rows.columns]
+    failed = rows.where(rows[_ERROR].isNotNull()).select(*names, f"{_ERROR}.kind", f"{_ERROR}.message")
+    with worker_errors():
+        failed.write.parquet(storage.join(root, folder))
+    return replace(manifest, failed=folder)
