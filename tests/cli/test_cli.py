@@ -21,8 +21,7 @@ def sparkwright(spark, monkeypatch, capsys):
     def shared(master, remote, conf):
         yield spark
 
-    for module in (cli.transfer, cli.featurize, cli.train, cli.evaluate, cli.predict, cli.quickstart):
-        monkeypatch.setattr(module, "open_session", shared)
+    monkeypatch.setattr(cli.options, "open_session", shared)
     return _runner(monkeypatch, capsys)
 
 
@@ -172,6 +171,7 @@ def test_a_mistyped_path_is_noticed_before_spark_starts(plain, photos, tmp_path,
     for words in (
         ("transfer", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
         ("featurize", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
+        ("pack", f"{photos}s", "--out", tmp_path / "x"),
         ("predict", "model", f"{photos}s"),
         ("evaluate", "model", f"{photos}s", "--master", "local[2]"),
     ):

@@ -2,16 +2,21 @@
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Remote, parse_conf, parse_master, show
+from sparkwright.cli import options
 
 _MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
 
 
-def doctor(master: Master = None, remote: Remote = None, conf: Conf = None, as_json: Json = False) -> None:
+def doctor(
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
+) -> None:
     """Check Java, Python, versions, memory and slots, here and on the workers."""
     from sparkwright.session import doctor as examine
 
-    checks = examine(parse_master(master, remote), remote, parse_conf(conf))
+    checks = examine(options.parse_master(master, remote), remote, options.parse_conf(conf))
     lines = []
     for check in checks:
         lines.append(f"{_MARKS[check.ok]}  {check.name:<12} {check.found}")
@@ -25,6 +30,6 @@ def doctor(master: Master = None, remote: Remote = None, conf: Conf = None, as_j
             {"name": check.name, "ok": check.ok, "found": check.found, "advice": check.advice} for check in checks
         ],
     }
-    show(document, "\n".join(lines), as_json=as_json)
+    options.show(document, "\n".join(lines), as_json=as_json)
     if not healthy:
         raise typer.Exit(1)

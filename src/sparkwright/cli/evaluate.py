@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Remote, check_paths, find_model, open_session, show
+from sparkwright.cli import options
 from sparkwright.errors import ColumnError, InputError
 
 
@@ -17,10 +17,10 @@ def evaluate(
     side: Annotated[
         str | None, typer.Option(help="Of features: only the rows of this side (train, validation, test).")
     ] = None,
-    master: Master = None,
-    remote: Remote = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """Predict labelled photos or features and compare: accuracy with its interval, and more with --json."""
     from sparkwright.cli.predict import open_data
@@ -29,9 +29,9 @@ def evaluate(
     from sparkwright.models import ModelFiles
     from sparkwright.scoring.model_transformer import predict
 
-    check_paths(data, master, remote, conf)
-    with open_session(master, remote, conf) as spark:
-        model = find_model(model)
+    options.check_paths(data, master, remote, conf)
+    with options.open_session(master, remote, conf) as spark:
+        model = options.find_model(model)
         manifest = ModelFiles.read(model).manifest
         if manifest["task"] != "classification":
             raise InputError(f"{model} predicts numbers; this command compares classes.")
@@ -59,4 +59,4 @@ def evaluate(
             f"{result['unlabelled']:,} without a label, {result['unknown_labels']['rows']:,} with an unknown one",
         ]
     )
-    show(result, text, as_json=as_json)
+    options.show(result, text, as_json=as_json)

@@ -4,50 +4,27 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import (
-    Conf,
-    Group,
-    Json,
-    Labels,
-    Layer,
-    Master,
-    MaxErrorRate,
-    NetworkName,
-    Out,
-    Overwrite,
-    Preset,
-    Remote,
-    Seed,
-    Split,
-    Weights,
-    check_paths,
-    open_session,
-    parse_split,
-    progress_sinks,
-    show,
-)
+from sparkwright.cli import options
 
 
 def featurize(
     images: Annotated[list[str], typer.Argument(help="Photos: paths, folders or globs that Spark reads.")],
-    network: NetworkName,
-    out: Out,
-    labels: Labels = "none",
-    split: Split = "none",
-    group: Group = None,
-    weights: Weights = None,
-    preprocessing: Preset = None,
-    layer: Layer = None,
-    reuse: Annotated[
-        list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")
-    ] = None,
-    max_error_rate: MaxErrorRate = 0.05,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    master: Master = None,
-    remote: Remote = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    network: options.NetworkName,
+    out: options.Out,
+    labels: options.Labels = "none",
+    split: options.Split = "none",
+    group: options.Group = None,
+    weights: options.Weights = None,
+    preprocessing: options.Preset = None,
+    layer: options.Layer = None,
+    reuse: options.Reuse = None,
+    max_error_rate: options.MaxErrorRate = 0.05,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """Run a network over photos and keep the output of a layer as Parquet.
 
@@ -59,11 +36,11 @@ def featurize(
     from sparkwright.scoring.features import featurize as run_featurize
     from sparkwright.scoring.features import rehearsal
 
-    sides = None if split == "none" else parse_split(split)
-    check_paths(images, master, remote, conf)
+    sides = None if split == "none" else options.parse_split(split)
+    options.check_paths(images, master, remote, conf)
     cut = steps.load_cut(network, weights, preprocessing, layer)
-    bus = Bus(progress_sinks(as_json))
-    with open_session(master, remote, conf) as spark:
+    bus = Bus(options.progress_sinks(as_json))
+    with options.open_session(master, remote, conf) as spark:
         with rehearsal(spark, cut, out):
             rows, photos = steps.read_sides(
                 spark, images, None if labels == "none" else labels, sides, group, seed, bus.emit
@@ -94,4 +71,4 @@ def featurize(
         "reused": manifest.reused,
         "width": manifest.key.width,
     }
-    show(document, text, as_json=as_json)
+    options.show(document, text, as_json=as_json)

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Json, Layer, Preset, show
+from sparkwright.cli import options
 
 
-def list_networks(as_json: Json = False) -> None:
+def list_networks(as_json: options.Json = False) -> None:
     """List the networks of the catalogue."""
     from sparkwright.networks.catalogue import CATALOGUE
 
@@ -21,7 +21,7 @@ def list_networks(as_json: Json = False) -> None:
     ]
     width = max(len(row["name"]) for row in rows)
     text = "\n".join(f"{row['name']:<{width}}  {row['weights']:<9} {row['about']}" for row in rows)
-    show({"networks": rows}, text, as_json=as_json)
+    options.show({"networks": rows}, text, as_json=as_json)
 
 
 def summary(
@@ -29,9 +29,9 @@ def summary(
     weights: Annotated[
         str, typer.Option(help="A .safetensors file for the network, or `random`, which shows the same layers.")
     ] = "random",
-    preprocessing: Preset = None,
-    layer: Layer = None,
-    as_json: Json = False,
+    preprocessing: options.Preset = None,
+    layer: options.Layer = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show a network's layers: shapes, parameters, multiply-adds, memory.
 
@@ -46,4 +46,4 @@ def summary(
     if layer is not None:
         loaded = loaded.cut(layer)
     table = loaded.summary()
-    show(table.to_dict(), str(table), as_json=as_json)
+    options.show(table.to_dict(), str(table), as_json=as_json)

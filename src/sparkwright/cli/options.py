@@ -30,6 +30,7 @@ __all__ = [
     "Remote",
     "Replicas",
     "Resume",
+    "Reuse",
     "Seed",
     "Settings",
     "Split",
@@ -88,6 +89,7 @@ Settings = Annotated[
         help="A setting of the training (epochs=30, hidden=[256], learning_rate=0.02 …); may be repeated.",
     ),
 ]
+Reuse = Annotated[list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")]
 Replicas = Annotated[int, typer.Option(help="Copies of the weights that train side by side; part of the result.")]
 
 

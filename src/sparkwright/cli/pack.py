@@ -4,18 +4,18 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Out, Overwrite, Remote, open_session, progress_sinks, show
+from sparkwright.cli import options
 
 
 def pack(
     images: Annotated[list[str], typer.Argument(help="Photos: paths, folders or globs that Spark reads.")],
-    out: Out,
+    out: options.Out,
     part_mib: Annotated[int, typer.Option(help="MiB of photos in a Parquet file.", min=1)] = 128,
-    overwrite: Overwrite = False,
-    master: Master = None,
-    remote: Remote = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    overwrite: options.Overwrite = False,
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write photos' own bytes into large Parquet files, which read faster than many small ones.
 
@@ -24,8 +24,9 @@ def pack(
     from sparkwright.data.pack import pack as run_pack
     from sparkwright.events import Bus, StageEnded, StageStarted
 
-    bus = Bus(progress_sinks(as_json))
-    with open_session(master, remote, conf) as spark:
+    bus = Bus(options.progress_sinks(as_json))
+    options.check_paths(images, master, remote, conf)
+    with options.open_session(master, remote, conf) as spark:
         bus.emit(StageStarted("pack", unit="photos"))
         done = run_pack(spark, images, out, part_bytes=part_mib << 20, overwrite=overwrite, emit=bus.emit)
         bus.emit(StageEnded("pack", 0.0, rows=done.photos))
@@ -41,4 +42,4 @@ def pack(
         "bytes": done.size_bytes,
         "files": len(done.files),
     }
-    show(document, text, as_json=as_json)
+    options.show(document, text, as_json=as_json)

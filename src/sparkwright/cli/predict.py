@@ -4,19 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparkwright.cli.options import (
-    Conf,
-    Json,
-    Master,
-    MaxErrorRate,
-    Overwrite,
-    Remote,
-    check_paths,
-    find_model,
-    open_session,
-    progress_sinks,
-    show,
-)
+from sparkwright.cli import options
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -31,21 +19,21 @@ def predict(
         str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first photos' labels.")
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
-    max_error_rate: MaxErrorRate = 0.05,
-    overwrite: Overwrite = False,
-    master: Master = None,
-    remote: Remote = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    max_error_rate: options.MaxErrorRate = 0.05,
+    overwrite: options.Overwrite = False,
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """Label photos: path, label, probability, error of each, to Parquet, CSV or the terminal."""
     from sparkwright.events import Bus, StageEnded, StageStarted
     from sparkwright.scoring.predictions import write_predictions
 
-    bus = Bus(progress_sinks(as_json))
-    check_paths(data, master, remote, conf)
-    with open_session(master, remote, conf) as spark:
-        model = find_model(model)
+    bus = Bus(options.progress_sinks(as_json))
+    options.check_paths(data, master, remote, conf)
+    with options.open_session(master, remote, conf) as spark:
+        model = options.find_model(model)
         rows, column, total = open_data(spark, data, None)
         if out is None:
             _print_first(rows, column, model, top, total, as_json=as_json)
@@ -63,7 +51,7 @@ def predict(
         )
         bus.emit(StageEnded("predictions", 0.0, rows=count, errors=failed))
     text = f"predictions  {out}\nrows         {count:,} ({failed:,} failed)"
-    show({"predictions": out, "rows": count, "errors": failed}, text, as_json=as_json)
+    options.show({"predictions": out, "rows": count, "errors": failed}, text, as_json=as_json)
 
 
 def open_data(spark: "SparkSession", data: list[str], labels: str | None) -> "tuple[DataFrame, str, int]":
@@ -96,4 +84,4 @@ def _print_first(rows: "DataFrame", column: str, model: str, top: int, total: in
         )
     if total > len(shown):
         lines.append(f"… and {total - len(shown):,} more; --out FOLDER or --out FILE.csv writes them all.")
-    show({"rows": total, "predictions": shown}, "\n".join(lines), as_json=as_json)
+    options.show({"rows": total, "predictions": shown}, "\n".join(lines), as_json=as_json)

@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Conf, Json, Master, Overwrite, Seed, check_early, open_session, progress_sinks
+from sparkwright.cli import options
 from sparkwright.cli.transfer import show_result
 
 
 def quickstart(
     out: Annotated[str, typer.Option(help="The run's folder.")] = "quickstart-run",
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    master: Master = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    master: options.Master = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """Run the main job on handwritten digits: a network that knows 0 to 4 is transferred to 5 to 9."""
     from sparkwright.data.digits import write_digits
     from sparkwright.transfer import transfer
 
-    check_early(out, overwrite=overwrite)
+    options.check_early(out, overwrite=overwrite)
     with tempfile.TemporaryDirectory(prefix="sparkwright-digits-") as folder:
         write_digits(Path(folder), digits=range(5, 10))
-        with open_session(master, None, conf) as spark:
+        with options.open_session(master, None, conf) as spark:
             result = transfer(
                 spark,
                 folder,
@@ -33,6 +33,6 @@ def quickstart(
                 out,
                 seed=seed,
                 overwrite=overwrite,
-                sinks=progress_sinks(as_json),
+                sinks=options.progress_sinks(as_json),
             )
     show_result(result, as_json=as_json)

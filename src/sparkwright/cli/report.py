@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
-from sparkwright.cli.options import Json, show
+from sparkwright.cli import options
 
 
 def report(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write report.html of a finished run again, from its configuration, events and metrics."""
     from sparkwright.run_report import write_run_report
 
     path = write_run_report(run)
-    show({"report": path}, f"report  {path}", as_json=as_json)
+    options.show({"report": path}, f"report  {path}", as_json=as_json)

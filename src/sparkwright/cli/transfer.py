@@ -4,33 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparkwright.cli.options import (
-    Conf,
-    Group,
-    Json,
-    Labels,
-    Layer,
-    Master,
-    MaxErrorRate,
-    NetworkName,
-    Out,
-    Overwrite,
-    Preset,
-    Remote,
-    Replicas,
-    Resume,
-    Seed,
-    Settings,
-    Split,
-    Weights,
-    check_early,
-    check_paths,
-    open_session,
-    parse_settings,
-    parse_split,
-    progress_sinks,
-    show,
-)
+from sparkwright.cli import options
 
 if TYPE_CHECKING:
     from sparkwright.transfer import TransferResult
@@ -38,27 +12,25 @@ if TYPE_CHECKING:
 
 def transfer(
     images: Annotated[list[str], typer.Argument(help="Photos: paths, folders or globs that Spark reads.")],
-    network: NetworkName,
-    out: Out,
-    labels: Labels = "folder",
-    split: Split = "0.6,0.2,0.2",
-    group: Group = None,
-    weights: Weights = None,
-    preprocessing: Preset = None,
-    layer: Layer = None,
-    replicas: Replicas = 4,
-    settings: Settings = None,
-    reuse: Annotated[
-        list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")
-    ] = None,
-    max_error_rate: MaxErrorRate = 0.05,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    resume: Resume = False,
-    master: Master = None,
-    remote: Remote = None,
-    conf: Conf = None,
-    as_json: Json = False,
+    network: options.NetworkName,
+    out: options.Out,
+    labels: options.Labels = "folder",
+    split: options.Split = "0.6,0.2,0.2",
+    group: options.Group = None,
+    weights: options.Weights = None,
+    preprocessing: options.Preset = None,
+    layer: options.Layer = None,
+    replicas: options.Replicas = 4,
+    settings: options.Settings = None,
+    reuse: options.Reuse = None,
+    max_error_rate: options.MaxErrorRate = 0.05,
+    seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    master: options.Master = None,
+    remote: options.Remote = None,
+    conf: options.Conf = None,
+    as_json: options.Json = False,
 ) -> None:
     """From labelled photos and a pre-trained network to a tested classifier.
 
@@ -68,11 +40,11 @@ def transfer(
     from sparkwright.training.config import TrainingConfig
     from sparkwright.transfer import transfer as run_transfer
 
-    training = TrainingConfig.from_dict({"refit": True, **parse_settings(settings), "replicas": replicas})
-    sides = parse_split(split)
-    check_early(out, overwrite=overwrite, resume=resume)
-    check_paths(images, master, remote, conf)
-    with open_session(master, remote, conf) as spark:
+    training = TrainingConfig.from_dict({"refit": True, **options.parse_settings(settings), "replicas": replicas})
+    sides = options.parse_split(split)
+    options.check_early(out, overwrite=overwrite, resume=resume)
+    options.check_paths(images, master, remote, conf)
+    with options.open_session(master, remote, conf) as spark:
         result = run_transfer(
             spark,
             images,
@@ -90,7 +62,7 @@ def transfer(
             reuse=reuse or (),
             overwrite=overwrite,
             resume=resume,
-            sinks=progress_sinks(as_json),
+            sinks=options.progress_sinks(as_json),
         )
     show_result(result, as_json=as_json)
 
@@ -109,4 +81,4 @@ def show_result(result: "TransferResult", *, as_json: bool) -> None:
     ]
     if test["errors"]:
         lines.insert(1, f"unreadable     {test['errors']:,} photos of the test side; see the report")
-    show({"run": result.run, "metrics": result.metrics}, "\n".join(lines), as_json=as_json)
+    options.show({"run": result.run, "metrics": result.metrics}, "\n".join(lines), as_json=as_json)
