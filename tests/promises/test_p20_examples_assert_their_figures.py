@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
-examples = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+TRANSFERS = [path for path in EXAMPLES if "import transfer" in path.read_text(encoding="utf-8")]
+examples = pytest.mark.parametrize("path", TRANSFERS, ids=lambda path: path.stem)
 
 
 def load(path):
@@ -45,7 +47,8 @@ def run(module, monkeypatch, photos, tmp_path, accuracy):
 
 
 def test_there_are_examples():
-    assert {path.stem for path in EXAMPLES} >= {"aerial", "caltech"}
+    assert {path.stem for path in TRANSFERS} >= {"aerial", "caltech"}
+    assert {path.stem for path in EXAMPLES} >= {"labelling"}
 
 
 @examples
@@ -71,6 +74,22 @@ def test_an_example_names_its_sides(path, monkeypatch, photos, tmp_path):
         tested = sorted(name for name, side in sides.items() if side == "test")
         assert tested == [f"{kind}/image_{number:04}.jpg" for kind in ("cat", "dog") for number in range(20, 31)]
         assert {side for name, side in sides.items() if name not in tested} == {"train", "validation"}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("worst", "passes"), [(0.80, True), (0.99, False)])
+def test_photos_behind_urls_get_the_labels_that_the_network_is_known_for(data_dir, tmp_path, worst, passes):
+    """In a process with a session of its own; with a figure that the network cannot reach it must fail."""
+    example = next(path for path in EXAMPLES if path.stem == "labelling")
+    script = tmp_path / "labelling.py"
+    script.write_text(example.read_text(encoding="utf-8").replace("EXPECTED = 0.80", f"EXPECTED = {worst}"))
+    network = next((data_dir / "nets" / "mobilenet_v1_0.75_224").glob("*.onnx"))
+    photos = data_dir / "images" / "imagenet_samples"
+    command = [sys.executable, script, photos, network, tmp_path / "labels"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert (done.returncode == 0) == passes, done.stderr
+    assert "errors: {" in done.stdout
+    assert passes or f"expected at least {worst}" in done.stderr
 
 
 def test_every_example_is_run_here_as_it_is_from_the_shell():

@@ -205,7 +205,8 @@ def _parts(found: Listing, part_bytes: int) -> list[_Part]:
     from pyspark.sql import Window
     from pyspark.sql import functions as F  # noqa: N812
 
-    before = Window.orderBy("path").rowsBetween(Window.unboundedPreceding, -1)
+    # One partition on purpose; without any, Spark warns.
+    before = Window.partitionBy(F.lit(0)).orderBy("path").rowsBetween(Window.unboundedPreceding, -1)
     photos = found.files.where("photo").select("path", _size().alias("size"))
     numbered = photos.withColumn("part", F.floor(F.coalesce(F.sum("size").over(before), F.lit(0)) / part_bytes))
     bounds = numbered.groupBy("part").agg(F.min("path"), F.max("path"), F.count("*"), F.sum("size")).orderBy("part")

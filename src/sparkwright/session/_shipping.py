@@ -56,6 +56,9 @@ def shipped_path(name: str) -> Path:
 
     path = Path(SparkFiles.get(name))
     if not path.is_file():
+        # A stream of Spark Connect runs in a copy of the session, whose folder Spark does not tell the worker.
+        path = next(path.parent.glob(f"*/{name}"), path)
+    if not path.is_file():
         raise WorkerError(f"The file {name!r} did not reach this executor; {path.parent} does not hold it.")
     return path
 
