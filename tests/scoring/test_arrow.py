@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import ErrorRateError
-from sparkwright.events import Progress
+from sparkwright.events import Event, Progress, TaskTimed
 from sparkwright.scoring.arrow import ScoringPlan, run
 from sparkwright.scoring.outputs import Classification, Features, Regression
 from sparkwright.scoring.runtime import OnnxSession
@@ -108,9 +109,21 @@ def test_wide_outputs_leave_in_smaller_pieces() -> None:
 
 
 def test_progress_counts_rows_and_errors_of_the_task() -> None:
-    events: list[Progress] = []
+    events: list[Event] = []
     score_photos([photo_batch([png(1), None] * 10)], task="7", emit=events.append)
-    assert events[-1] == Progress("scoring", "7", done=20, errors=10)
+    assert events[-2] == Progress("scoring", "7", done=20, errors=10)
+
+
+def test_a_task_tells_where_its_time_went() -> None:
+    events: list[Event] = []
+    start = time.perf_counter()
+    score_photos([photo_batch([png(1), png(2)] * 10)], task="7", emit=events.append)
+    taken = time.perf_counter() - start
+    timed = events[-1]
+    assert isinstance(timed, TaskTimed)
+    assert (timed.stage, timed.task, timed.rows) == ("scoring", "7", 20)
+    assert {"decode", "resize", "forward"} <= set(timed.seconds)
+    assert all(0 <= seconds <= 2 * taken for seconds in timed.seconds.values())
 
 
 def test_a_task_with_too_many_failures_stops_and_says_what_failed() -> None:

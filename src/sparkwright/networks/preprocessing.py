@@ -145,9 +145,15 @@ class Preprocessing:
             ImageError: The image is empty, unreadable, too large, of an unsupported kind, or (without resize) smaller
                 than `size`.
         """
-        if out is None:
-            out = np.empty(self.shape, np.float32)
-        image = self._crop(self.decode(content))
+        return self.fit(self.decode(content), np.empty(self.shape, np.float32) if out is None else out)
+
+    def fit(self, image: Image.Image, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Resize, crop and scale what `decode` returned; the second half of `apply`.
+
+        Raises:
+            ImageError: The image is smaller than `size`, without resize.
+        """
+        image = self._crop(image)
         pixels = np.asarray(image)  # H x W (grey) or H x W x C, uint8
         for channel, (factor, offset) in enumerate(self._affine):
             source = pixels if pixels.ndim == 2 else pixels[:, :, 2 - channel if self.channels == "bgr" else channel]
@@ -156,7 +162,7 @@ class Preprocessing:
         return out
 
     def decode(self, content: bytes | Image.Image | str | os.PathLike[str]) -> Image.Image:
-        """Decode to an upright image of mode RGB, or L for grey channels; see `apply`."""
+        """Decode to an upright image of mode RGB, or L for grey channels; the first half of `apply`."""
         grey = self.channels == "grey"
         try:
             image = _open(content)

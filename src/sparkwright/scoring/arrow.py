@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparkwright.errors import ErrorRateError
-from sparkwright.events import Address, Emit, Progress, ignore
+from sparkwright.events import Address, Emit, Progress, TaskTimed, ignore
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.cores import Cores
 from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
@@ -28,6 +28,7 @@ from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
 from sparkwright.scoring.outputs import Output, error_array
 from sparkwright.scoring.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
+from sparkwright.scoring.stopwatch import Stopwatch
 
 __all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "rows_held", "run", "unanswered"]
 
@@ -157,11 +158,13 @@ def run(
         ErrorRateError: more of the task's rows failed than `plan` allows.
     """
     watch = _Watch(plan, task, emit, tally or Tally())
+    clock = watch.clock
+    network = clock.calls("forward", network)
     network = marks.watch(network) if marks else network
     cores = Cores(folder, plan.cores) if folder and plan.cores and plan.preprocessing else None
     scored: Iterator[Scored[Any]]
     with reading(plan.source, plan.fetch) as readers, closing(cores) if cores else nullcontext():
-        blocks = _blocks(batches, plan, marks, readers)
+        blocks = _blocks(clock.each("read", batches), plan, marks, readers, clock)
         if plan.preprocessing is not None:
             scored = score(
                 blocks,
@@ -174,7 +177,7 @@ def run(
             )
         else:
             scored = score_matrix((block for block in blocks if block is not None), network, settled=watch.settled)
-        yield from map(partial(_to_batch, plan), scored)
+        yield from clock.taken("write", map(partial(_to_batch, plan), scored))
     watch.end()
 
 
@@ -192,7 +195,11 @@ def cut(batch: pa.RecordBatch, plan: ScoringPlan) -> Iterator[pa.RecordBatch]:
 
 
 def _blocks(
-    batches: Iterator[pa.RecordBatch | None], plan: ScoringPlan, marks: Marks | None, readers: Readers
+    batches: Iterator[pa.RecordBatch | None],
+    plan: ScoringPlan,
+    marks: Marks | None,
+    readers: Readers,
+    clock: Stopwatch,
 ) -> Iterator[Any]:
     """Yield `MarkedBlock` and `_Photos`, or `_Numbers`; None where there is None."""
     number = 0
@@ -208,7 +215,7 @@ def _blocks(
         if block is None:
             yield None
             continue
-        photos = _Photos(block[0], plan, block[1])
+        photos = _Photos(block[0], plan, block[1], clock)
         yield MarkedBlock(photos, number, marks) if marks else photos
         number += 1
 
@@ -216,10 +223,13 @@ def _blocks(
 class _Photos:
     """A block of photos; `digests` fill up while they are decoded. Without `photo` it is not to be read."""
 
-    def __init__(self, batch: pa.RecordBatch, plan: ScoringPlan, photo: Read | None = None) -> None:
+    def __init__(
+        self, batch: pa.RecordBatch, plan: ScoringPlan, photo: Read | None = None, clock: Stopwatch | None = None
+    ) -> None:
         self.kept = batch.select(list(plan.keep))
         self.digests: list[str | None] | None = [None] * batch.num_rows if plan.digest_column else None
         self._photo = cast(Read, photo)
+        self._clock = clock or Stopwatch()
         self._preprocessing = cast(Preprocessing, plan.preprocessing)
 
     def __len__(self) -> int:
@@ -230,12 +240,20 @@ class _Photos:
 
     def photo(self, row: int) -> bytes | Image.Image:
         """Return a row's photo; waits for one that is still on its way."""
-        return self._photo(row)
+        start = time.perf_counter()
+        try:
+            return self._photo(row)
+        finally:
+            self._clock.add("fetch", start)
 
     def decode(self, row: int, photo: bytes | Image.Image, out: NDArray[np.float32]) -> None:
+        start = time.perf_counter()
         if self.digests is not None:
             self.digests[row] = sha256(photo)
-        self._preprocessing.apply(photo, out)
+        image = self._preprocessing.decode(photo)
+        start = self._clock.add("decode", start)
+        self._preprocessing.fit(image, out)
+        self._clock.add("resize", start)
 
 
 class _Numbers:
@@ -328,6 +346,7 @@ class _Watch:
     task: str
     emit: Emit
     tally: Tally
+    clock: Stopwatch = field(default_factory=Stopwatch)
     _reported: float = field(default_factory=time.monotonic)
 
     def settled(self, results: Sequence[Result]) -> None:
@@ -340,6 +359,8 @@ class _Watch:
 
     def end(self) -> None:
         self._report()
+        seconds = self.clock.seconds("read", "fetch", "decode", "resize", "forward", "write")
+        self.emit(TaskTimed(self.plan.stage, self.task, self.tally.done, seconds))
         self._check(_ROWS_FOR_RATE_AT_END)
 
     def _report(self) -> None:
