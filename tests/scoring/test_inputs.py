@@ -12,14 +12,17 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import functions as F  # noqa: N812
 
 from sparkwright.errors import ErrorRateError
+from sparkwright.scoring.features import featurize
 from sparkwright.scoring.featurizer import Featurizer, graph_of
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import score_frame
 from sparkwright.scoring.outputs import Features
+from sparkwright.scoring.predictions import write_predictions
 from sparkwright.session import worker_errors
 
 from .photo_server import PhotoServer, photo_server
 from .photos import answer, means_network, photo_rows, png
+from .test_model_transformer import photo_model
 
 pytestmark = pytest.mark.connect
 
@@ -120,3 +123,28 @@ def test_sparks_own_images_give_what_the_same_photos_bytes_give(spark: Spark, tm
         features = [row.features for row in found[:5]]
         assert np.array_equal(features, [answer(red, 2 * red, 3 * red) for red in range(5)])
         assert found[5].error.kind == "unreadable"
+
+
+def test_features_and_predictions_of_urls_are_written_beside_the_urls(
+    spark: Spark, server: PhotoServer, tmp_path: Path
+) -> None:
+    urls = [f"{server.url}/photo/{red}" for red in range(4)] + [f"{server.url}/status/404", None]
+    rows = spark.createDataFrame([(url,) for url in urls], "url string")
+    with pytest.raises(ErrorRateError, match=r"2 of 6 rows failed.*\n  1 x empty: The path or URL is null\. \(null\)"):
+        featurize(spark, rows, means_network(), str(tmp_path / "no"), input_column="url", fetch=LIMITS)
+    out = str(tmp_path / "features")
+    features = featurize(spark, rows, means_network(), out, input_column="url", fetch=LIMITS, max_error_rate=0.5)
+    assert (features.manifest.rows, features.manifest.errors, features.manifest.computed) == (6, 2, 6)
+    assert features.rows.columns == ["url", "features", "sha256", "error"]
+    found = collect(features.rows.where("error IS NULL"), "url")
+    assert [row.features for row in found] == [answer(red).tolist() for red in range(4)]
+    assert [row.sha256 for row in found] == [hashlib.sha256(png(red)).hexdigest() for red in range(4)]
+
+    counts = write_predictions(
+        rows, photo_model(), str(tmp_path / "out.csv"), input_column="url", fetch=LIMITS, max_error_rate=0.5
+    )
+    assert counts == (6, 2)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "url,prediction,probability,error"
+    assert len(lines) == 7
+    assert f"{server.url}/status/404,,,not found: 127.0.0.1: HTTP 404 Not Found." in lines

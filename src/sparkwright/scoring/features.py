@@ -16,9 +16,11 @@ from sparkwright.networks.network import Network
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSet, open_features, read_manifest
 from sparkwright.scoring.featurizer import graph_of
+from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
 from sparkwright.scoring.outputs import Features
 from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, holds_rows, salvage
+from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, slots, worker_errors
 
 if TYPE_CHECKING:
@@ -37,10 +39,12 @@ def featurize(
     network: Network,
     out: str,
     *,
+    input_column: str = _CONTENT,
     reuse: Sequence[str] = (),
     batch_size: int = BATCH_SIZE,
     max_error_rate: float = MAX_ERROR_RATE,
     failfast: bool = False,
+    fetch: FetchLimits | None = None,
     overwrite: bool = False,
     emit: Emit = ignore,
 ) -> FeatureSet:
@@ -51,17 +55,21 @@ def featurize(
     was stopped, by whatever, it goes on: what had been written is not computed again. The driver sees counts alone;
     photos' bytes are never shuffled.
 
+    Paths, URLs and Spark's images do not tell what is known, so photos given as these are all computed.
+
     Rows that failed keep their place, without features; they are also listed on their own (`FeatureSet.failed`).
 
     Args:
         spark: The session.
-        images: Rows with photos' bytes in ``content``, as `read_images` gives them.
+        images: Rows with photos, as `read_images` gives them or any others.
         network: Already cut at the layer whose output is wanted.
         out: Folder to write, on any file system that Spark writes.
+        input_column: Holds photos' bytes, or where they lie (paths, URLs; this stays in the output), or Spark's images.
         reuse: Folders of features made earlier.
         batch_size: Photos that the network sees at once.
         max_error_rate: Share of all rows that may fail; more, and nothing is committed.
         failfast: The first row that fails ends the job.
+        fetch: What a photo may take that lies behind a path or URL; by default `FetchLimits` as it is.
         overwrite: Replace features of another key or of other photos in `out`.
         emit: Told of progress.
 
@@ -71,9 +79,9 @@ def featurize(
         StorageError: `out` cannot be written.
         ErrorRateError: too many rows failed; says how, with examples. What was there in `out` stays as it was.
         WorkerError: a process of the cluster failed, more often than Spark tries again.
-        ColumnError: `images` has no ``content``, or has a column of a name that is to be added.
+        ColumnError: `images` has no photos in `input_column`, or has a column of a name that is to be added.
     """
-    find_column(images, _CONTENT)
+    source = source_of(find_column(images, input_column))
     key = FeatureKey.of(network)
     earlier = _earlier(out, key, overwrite)
     known = _known(spark, [*([out] if earlier and earlier.key.digest == key.digest else []), *reuse], key)
@@ -81,7 +89,7 @@ def featurize(
         _check_superset(spark, images, out)
     root = storage.to_uri(out)
     stopped = _stopped(root, earlier)
-    known = _union(known, salvage(spark, stopped, key))
+    known = _union(known, salvage(spark, stopped, key)) if source == "bytes" else None
     data = f"data-{uuid.uuid4().hex[:12]}"
     begin(storage.join(root, data), key)
     with ExitStack() as stack:
@@ -90,13 +98,13 @@ def featurize(
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
 
         def compute(rows: "DataFrame", uri: str) -> None:
-            scored = _compute(rows, network, batch_size, channel, failfast)
+            scored = _compute(rows, network, input_column, batch_size, channel, failfast, fetch)
             scored.write.option("maxRecordsPerFile", ROWS_PER_FILE).parquet(uri)
 
         try:
-            manifest = _write(spark, images, known, compute, root, data, key)
-            _check_rate(spark, manifest, root, max_error_rate)
-            manifest = _list_failed(spark, manifest, root, data)
+            manifest = _write(spark, images, input_column, known, compute, root, data, key)
+            _check_rate(spark, manifest, root, max_error_rate, input_column)
+            manifest = _list_failed(spark, manifest, root, data, input_column)
         except BaseException:
             if not holds_rows(storage.join(root, data)):  # else the next call goes on from there
                 _remove(storage.join(root, data))
@@ -130,7 +138,7 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
         storage.check_writable(folder)
         try:
             with worker_errors():
-                _compute(rows, network, 1, None).write.parquet(storage.join(folder, "rows"))
+                _compute(rows, network, _CONTENT, 1, None).write.parquet(storage.join(folder, "rows"))
             _count(spark, storage.join(folder, "rows"))
         finally:
             _remove(folder)
@@ -144,20 +152,27 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
 
 
 def _compute(
-    rows: "DataFrame", network: Network, batch_size: int, channel: Address | None, failfast: bool = False
+    rows: "DataFrame",
+    network: Network,
+    column: str,
+    batch_size: int,
+    channel: Address | None,
+    failfast: bool = False,
+    fetch: FetchLimits | None = None,
 ) -> "DataFrame":
-    """Return the rows with their features instead of the photos' bytes."""
+    """Return the rows with their features instead of the photos; where these lie stays."""
     return score_frame(
         rows,
         graph_of(network),
         [Features(_FEATURES, FeatureKey.of(network).metadata())],
-        input_column=_CONTENT,
+        input_column=column,
         error_column=_ERROR,
-        drop_input=True,
+        drop_input=source_of(rows.schema[column]) != "locations",
         digest_column=_DIGEST,
         batch_size=batch_size,
         max_error_rate=None,  # the whole job's rate counts, in `featurize`
         failfast=failfast,
+        fetch=fetch,
         stage="features",
         channel=channel,
     )
@@ -238,6 +253,7 @@ def _stopped(root: str, earlier: FeatureManifest | None) -> list[str]:
 def _write(
     spark: "SparkSession",
     images: "DataFrame",
+    column: str,
     known: "DataFrame | None",
     compute: Callable[["DataFrame", str], None],
     root: str,
@@ -252,12 +268,12 @@ def _write(
         if known is None:
             compute(images, storage.join(root, computed))
         else:
-            hashed = images.withColumn(_DIGEST, F.sha2(_CONTENT, 256))
+            hashed = images.withColumn(_DIGEST, F.sha2(column, 256))
             unknown = hashed.join(F.broadcast(known.select(_DIGEST).distinct()), _DIGEST, "left_anti")
             compute(unknown.select(images.columns), storage.join(root, computed))
-            matched = hashed.drop(_CONTENT).join(known.dropDuplicates([_DIGEST]), _DIGEST, "inner")
+            matched = hashed.drop(column).join(known.dropDuplicates([_DIGEST]), _DIGEST, "inner")
             matched = matched.withColumn(_ERROR, F.lit(None).cast("struct<kind:string,message:string>"))
-            order = [name for name in images.columns if name != _CONTENT]
+            order = [name for name in images.columns if name != column]
             features = F.col(_FEATURES).alias(_FEATURES, metadata=key.metadata())
             matched.select(*order, features, _DIGEST, _ERROR).write.parquet(storage.join(root, reused))
     folders = (computed,) if known is None else (computed, reused)
@@ -285,19 +301,20 @@ def _count(spark: "SparkSession", uri: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _check_rate(spark: "SparkSession", manifest: FeatureManifest, root: str, limit: float) -> None:
+def _check_rate(spark: "SparkSession", manifest: FeatureManifest, root: str, limit: float, column: str) -> None:
     """Refuse a job of which too many rows failed, with the most frequent messages and examples."""
     from pyspark.sql import functions as F  # noqa: N812
 
     if manifest.errors <= limit * manifest.rows:
         return
     rows = spark.read.parquet(*(storage.join(root, folder) for folder in manifest.data))
-    name = next((name for name in ("path", "key") if name in rows.columns), _DIGEST)
+    name = next(name for name in ("path", "key", column, _DIGEST) if name in rows.columns)
+    shown = F.coalesce(F.col(name), F.lit("null"))
     with worker_errors():
         most = (
             rows.where(rows[_ERROR].isNotNull())
             .groupBy(f"{_ERROR}.kind", f"{_ERROR}.message")
-            .agg(F.count("*").alias("count"), F.min(name).alias("first"), F.max(name).alias("last"))
+            .agg(F.count("*").alias("count"), F.min(shown).alias("first"), F.max(shown).alias("last"))
             .orderBy(F.desc("count"), "kind", "message")
             .limit(5)
             .collect()
@@ -313,13 +330,15 @@ def _check_rate(spark: "SparkSession", manifest: FeatureManifest, root: str, lim
     )
 
 
-def _list_failed(spark: "SparkSession", manifest: FeatureManifest, root: str, data: str) -> FeatureManifest:
+def _list_failed(
+    spark: "SparkSession", manifest: FeatureManifest, root: str, data: str, column: str
+) -> FeatureManifest:
     """Write which rows failed, and why, if any did."""
     if not manifest.errors:
         return manifest
     folder = f"{data}/errors"
     rows = spark.read.parquet(*(storage.join(root, part) for part in manifest.data))
-    names = [name for name in ("path", "key", _DIGEST) if name in rows.columns]
+    names = [name for name in dict.fromkeys(("path", "key", column, _DIGEST)) if name in rows.columns]
     failed = rows.where(rows[_ERROR].isNotNull()).select(*names, f"{_ERROR}.kind", f"{_ERROR}.message")
     with worker_errors():
         failed.write.parquet(storage.join(root, folder))

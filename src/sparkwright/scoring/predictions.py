@@ -9,8 +9,10 @@ from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError
 from sparkwright.events import Channel, Emit, ignore
 from sparkwright.models import Model
-from sparkwright.scoring.frames import MAX_ERROR_RATE
+from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.frames import MAX_ERROR_RATE, find_column
 from sparkwright.scoring.model_transformer import predict
+from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, worker_errors
 
 if TYPE_CHECKING:
@@ -27,14 +29,16 @@ def write_predictions(
     input_column: str = "content",
     top: int | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
+    fetch: FetchLimits | None = None,
     overwrite: bool = False,
     emit: Emit = ignore,
 ) -> tuple[int, int]:
     """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
 
-    Written are the rows' columns but the input, and ``prediction``, ``probability``, ``error``; with `top` also the
-    best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are there and few enough
-    failed. The driver sees counts alone.
+    Written are the rows' columns but the input (paths and URLs stay), and ``prediction``, ``probability``, ``error``;
+    with `top` also the best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are
+    there and few enough failed. The driver sees counts alone. `fetch` limits what a photo may take that lies behind a
+    path or URL.
 
     Returns:
         How many rows, and how many of them failed.
@@ -53,6 +57,7 @@ def write_predictions(
     final = storage.to_uri(out)
     scratch = f"{final}.{uuid.uuid4().hex[:12]}.tmp"
     spark = rows.sparkSession
+    located = source_of(find_column(rows, input_column)) == "locations"
     with ExitStack() as stack:
         storage.check_writable(scratch)
         stack.callback(storage.remove, scratch)
@@ -66,7 +71,8 @@ def write_predictions(
             top=top,
             channel=channel,
             probabilitiesCol="",
-            dropInput=True,
+            dropInput=not located,
+            fetchLimits=fetch,
             maxErrorRate=1.0,  # the whole job's rate counts, below
         )
         with worker_errors():
@@ -75,7 +81,8 @@ def write_predictions(
             total, failed = written.count(), written.where("error IS NOT NULL").count()
             _check_rate(written, failed, total, max_error_rate)
             if final.endswith(".csv"):
-                _flat(written, top).repartition(1).sortWithinPartitions("path").write.csv(f"{scratch}/csv", header=True)
+                flat = _flat(written, top, input_column).repartition(1)
+                flat.sortWithinPartitions(flat.columns[0]).write.csv(f"{scratch}/csv", header=True)
         if final.endswith(".csv"):
             part = next(name for name in storage.list_files(f"{scratch}/csv") if name.startswith("part-"))
             storage.move(f"{scratch}/csv/{part}", final)
@@ -101,11 +108,12 @@ def _check_rate(written: "DataFrame", failed: int, total: int, limit: float) -> 
     )
 
 
-def _flat(rows: "DataFrame", top: int | None) -> "DataFrame":
+def _flat(rows: "DataFrame", top: int | None, input_column: str) -> "DataFrame":
     """Return columns that CSV can hold."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
-    kept = [name for name in rows.columns if name in ("path", "label", "prediction", "probability")]
+    first = [name for name in dict.fromkeys(("path", input_column)) if name in rows.columns]
+    kept = [*first, *(name for name in ("label", "prediction", "probability") if name in rows.columns)]
     columns = [F.col(name) for name in kept]
     # `prediction` and `probability` are the first; a model may have fewer classes than were asked for.
     best = rows.agg(F.max(F.size("top"))).collect()[0][0] or 0 if top is not None and top > 1 else 0
