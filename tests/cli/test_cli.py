@@ -122,6 +122,22 @@ def test_featurize_then_train_gives_a_tested_model(sparkwright, photos, tmp_path
     assert "test accuracy" in out
 
 
+def test_packed_photos_take_the_place_of_the_loose_ones(sparkwright, photos, done, tmp_path):
+    code, out, err = sparkwright("pack", photos, "--out", tmp_path / "packed", "--json")
+    assert (code, err) == (0, "")
+    files = len(list(photos.rglob("*.png")))
+    assert {key: json.loads(out)[key] for key in ("photos", "reused", "files")} == {
+        "photos": files,
+        "reused": 0,
+        "files": 1,
+    }
+    code, out, _ = sparkwright("evaluate", done / "model", tmp_path / "packed", "--labels", "folder", "--json")
+    assert json.loads(out)["evaluated"] == files
+    code, _, err = sparkwright("pack", done / "model", "--out", tmp_path / "packed")
+    assert code == 2
+    assert "No photos" in err
+
+
 def test_train_on_features_without_labels_says_how_to_make_them(sparkwright, photos, tmp_path):
     sparkwright("featurize", photos, "--network", "digits_cnn", "--out", tmp_path / "features")
     code, _, err = sparkwright("train", tmp_path / "features", "--out", tmp_path / "run")
@@ -172,6 +188,7 @@ def test_a_mistyped_path_is_noticed_before_spark_starts(plain, photos, tmp_path,
         ("transfer", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
         ("featurize", f"{photos}s", "--network", "digits_cnn", "--out", tmp_path / "x"),
         ("pack", f"{photos}s", "--out", tmp_path / "x"),
+        ("train", f"{photos}s", "--out", tmp_path / "x"),
         ("predict", "model", f"{photos}s"),
         ("evaluate", "model", f"{photos}s", "--master", "local[2]"),
     ):
