@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sparkwright.networks.preprocessing import Preprocessing
 CRASH = b"crash"
 HANG = b"hang"  # and holds Python's lock all the time, as native code may
 EXIT = b"exit"
+SLOW = b"slow"  # at the end of a good photo: so that there is time to do something to whoever decodes it
 
 
 def crash_once(marker: Path) -> bytes:
@@ -35,4 +37,6 @@ class Faulty(Preprocessing):
             re.match("(a+)+$", 100 * "a" + "b")
         if photo == EXIT:
             os._exit(3)
+        if photo.endswith(SLOW):
+            time.sleep(0.03)
         super().apply(photo, out)
