@@ -45,6 +45,8 @@ def test_one_pass_gives_layers_and_all_that_is_made_of_the_scores(spark: Spark) 
     scored = stage.transform(photo_rows(spark, PHOTOS))
     assert set(scored.columns) == {"path", "label", *outputs, "error"}
     usual = predict(photo_rows(spark, PHOTOS), model, top=2, maxErrorRate=1.0)
+    by_function = predict(photo_rows(spark, PHOTOS), model, top=2, outputs=outputs, maxErrorRate=1.0, dropInput=True)
+    assert by_function.schema == scored.schema
     for row, want in zip(collect(scored), collect(usual), strict=True):
         if want.error is not None:
             assert [row[name] for name in outputs] == [None] * 6

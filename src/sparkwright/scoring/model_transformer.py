@@ -330,5 +330,5 @@ def predict(
     """
     stage = ModelTransformer(model=model, inputCol=input_column, **params)
     if top is not None:
-        stage.setParams(top=top, topCol=params.get("topCol", "top"))
+        stage.setParams(top=top, topCol=None if "outputs" in params else params.get("topCol", "top"))
     return stage._score(rows, channel)
