@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -23,6 +23,7 @@ from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, TaskTimed, ignore
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.cores import Cores
+from sparkwright.scoring.devices import device_of_task
 from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
@@ -68,6 +69,7 @@ class ScoringPlan:
         row_timeout_s: A row that takes longer to be read gets an error.
         stage: What progress is reported as.
         channel: Where to; None for nowhere.
+        device: Where the network runs: ``cpu`` or ``cuda``; in a task also which GPU.
     """
 
     network: str
@@ -90,6 +92,7 @@ class ScoringPlan:
     row_timeout_s: float = 60
     stage: str = "scoring"
     channel: Address | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class ScoringTask:
 
         context = TaskContext.get()
         task = str(context.partitionId()) if context else "0"
-        return supervise(batches, self.plan, shipped_path(self.plan.network), task)
+        plan = replace(self.plan, device=device_of_task(self.plan.device, context))
+        return supervise(batches, plan, shipped_path(plan.network), task)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The engine on a DataFrame: check the columns, ship the network, add the outputs' columns. Lazy."""
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from math import prod
@@ -10,8 +11,10 @@ from weakref import WeakKeyDictionary
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.events import Address
 from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.memory import check_memory
 from sparkwright.scoring.outputs import Output, error_field
 from sparkwright.scoring.sources import source_of
 from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
@@ -25,13 +28,16 @@ __all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "ROW_TIMEOUT_S", "find_column", "hold
 BATCH_SIZE = 8
 """Photos in a micro-batch: fast networks fit it into the processor's cache, and it suffices for slow ones."""
 
+GPU_BATCH_SIZE = 64
+"""Photos in a micro-batch on a GPU, unless another number than `BATCH_SIZE` is asked for."""
+
 MAX_ERROR_RATE = 0.05
 """The share of rows that may fail."""
 
 ROW_TIMEOUT_S = 60.0
 """What takes longer to be decoded never ends."""
 
-_shipped: "WeakKeyDictionary[SparkSession, dict[str, str]]" = WeakKeyDictionary()
+_shipped: "WeakKeyDictionary[SparkSession, dict[tuple[str, bool], tuple[str, str]]]" = WeakKeyDictionary()
 
 
 def score_frame(
@@ -49,6 +55,7 @@ def score_frame(
     fetch: FetchLimits | None = None,
     stage: str = "scoring",
     channel: Address | None = None,
+    device: str = "auto",
 ) -> "DataFrame":
     """Return `rows` with the outputs' columns and an error column. Lazy; every row is kept, in its partition and place.
 
@@ -67,10 +74,12 @@ def score_frame(
         fetch: What a photo may take that lies behind a path or URL; by default `FetchLimits` as it is.
         stage: What progress is reported as.
         channel: Where progress is reported to.
+        device: Where the network runs: ``cpu``, ``cuda``, or ``auto``: GPUs where Spark schedules them.
 
     Raises:
         ColumnError: a column is missing, of the wrong type, or there already.
         InputError: `batch_size` or `max_error_rate` is out of its range.
+        EnvironmentNotReadyError: the executors' memory does not suffice for the network.
     """
     from pyspark.sql.types import StringType, StructField, StructType
 
@@ -92,7 +101,7 @@ def score_frame(
     added.append(error_field(error_column))
     _check_names(kept, added)
     plan = ScoringPlan(
-        **shipped(rows.sparkSession, graph),
+        **shipped(rows.sparkSession, graph, batch_size, device),
         preprocessing=graph.preprocessing if photos else None,
         input_column=input_column,
         source=source,
@@ -101,7 +110,6 @@ def score_frame(
         outputs=tuple(outputs),
         error_column=error_column,
         digest_column=digest_column,
-        batch_size=batch_size,
         max_error_rate=max_error_rate,
         failfast=failfast,
         row_timeout_s=ROW_TIMEOUT_S,
@@ -111,12 +119,26 @@ def score_frame(
     return rows.mapInArrow(ScoringTask(plan), StructType([*kept, *added]))
 
 
-def shipped(spark: "SparkSession", graph: Graph) -> dict[str, Any]:
-    """Send library and network to the executors; return what a `ScoringPlan` says of both."""
+def shipped(spark: "SparkSession", graph: Graph, batch_size: int = BATCH_SIZE, device: str = "auto") -> dict[str, Any]:
+    """Send library and network to the executors; return what a `ScoringPlan` says of both.
+
+    Raises:
+        InputError: the device is unknown, or not one for this network.
+        EnvironmentNotReadyError: the executors' memory does not suffice for the network.
+    """
+    where = choose_device(spark, device, torch=graph.torch is not None, name=graph.name)
+    torch = graph.runs_in_torch(where)
+    if where == "cuda" and batch_size == BATCH_SIZE:
+        batch_size = GPU_BATCH_SIZE
+    elif where == "cpu" and graph.preprocessing is not None:
+        batch_size = check_memory(spark, graph, batch_size, torch=torch)
     ship_library(spark)
+    name, sha256 = _ship(spark, graph, torch=torch)
     return {
-        "network": _ship(spark, graph),
-        "sha256": graph.sha256,
+        "network": name,
+        "sha256": sha256,
+        "batch_size": batch_size,
+        "device": where,
         "input_shape": graph.input_shape,
         "output_shape": graph.output_shape,
         "threads": threads_per_task(spark),
@@ -158,12 +180,14 @@ def _check_names(kept: Sequence["StructField"], added: Sequence["StructField"]) 
         raise ColumnError(f"Columns must have different names; {twice} occur more than once. Rename them.")
 
 
-def _ship(spark: "SparkSession", graph: Graph) -> str:
-    """Send the network to the executors, once per session."""
+def _ship(spark: "SparkSession", graph: Graph, *, torch: bool) -> tuple[str, str]:
+    """Send the network to the executors, once per session; return its file's name there, and its SHA-256."""
     names = _shipped.setdefault(spark, {})
-    if graph.sha256 not in names:
+    key = (graph.sha256, torch)
+    if key not in names:
+        data = graph.safetensors if torch else graph.onnx
         with tempfile.TemporaryDirectory(prefix="sparkwright-") as folder:
-            path = Path(folder) / "network.onnx"
-            path.write_bytes(graph.onnx)
-            names[graph.sha256] = ship_file(spark, path)
-    return names[graph.sha256]
+            path = Path(folder) / ("network.safetensors" if torch else "network.onnx")
+            path.write_bytes(data)
+            names[key] = ship_file(spark, path), hashlib.sha256(data).hexdigest()
+    return names[key]

@@ -1,12 +1,14 @@
 """What the engine needs to know of a network: its ONNX graph, and how to feed it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Self
+from weakref import ref
 
+from sparkwright.errors import InputError
 from sparkwright.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Graph:
         preprocessing: From a photo's bytes to one input; None for networks of numbers.
         input_shape: Of one row, without the batch.
         output_shape: Of one row, without the batch.
+        precision: ``float32``, ``int8`` or ``bfloat16``; torch runs the last one.
+        torch: Gives the network itself, if torch can run it.
     """
 
     name: str
@@ -33,16 +37,21 @@ class Graph:
     preprocessing: Preprocessing | None
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    precision: str = "float32"
+    torch: "Callable[[], Network] | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of_network(cls, network: "Network") -> Self:
-        """Export a network."""
+    def of_network(cls, network: "Network", layer: str | None = None) -> Self:
+        """Export a network, whole or up to a layer."""
+        part = network if layer is None else network.cut(layer)
         return cls(
-            name=network.name,
-            onnx=network.to_onnx(),
-            preprocessing=network.preprocessing,
-            input_shape=tuple(network.input_shape),
-            output_shape=tuple(network.output_shape),
+            name=part.name,
+            onnx=part.to_onnx(),
+            preprocessing=part.preprocessing,
+            input_shape=tuple(part.input_shape),
+            output_shape=tuple(part.output_shape),
+            precision=part.precision.name if part.precision else "float32",
+            torch=partial(_recall, ref(network), layer) if part.weights() else None,
         )
 
     @classmethod
@@ -54,10 +63,16 @@ class Graph:
 
         Raises:
             NameUnknownError: no such layer.
+            InputError: the network is of precision bfloat16, and several layers are wanted.
         """
         if len(layers) == 1:
-            graph = cls.of_network(network.cut(layers[0]))
+            graph = cls.of_network(network, layers[0])
             return graph, {layers[0]: (0, prod(graph.output_shape))}
+        if network.precision and network.precision.name == "bfloat16":
+            raise InputError(
+                f"Several outputs from one pass are ONNX Runtime's, which computes no bfloat16; `{network.name}` is "
+                "of that precision. Ask for one output, or use float32 or int8."
+            )
         from sparkwright.networks.joined import export_layers
 
         onnx, places = export_layers(network, layers)
@@ -67,9 +82,11 @@ class Graph:
     @classmethod
     def of_model(cls, files: "ModelFiles", name: str = "the model") -> Self:
         """Take the whole way, from photo or features to scores, out of a model's files."""
-        from sparkwright.models import ONNX
+        from sparkwright.models import ONNX, Model
 
         manifest = files.manifest
+        parts = [manifest[name] for name in ("network", "head") if manifest[name]]
+        precision = (manifest["network"] or {}).get("precision") or {"name": "float32"}
         spec = manifest["preprocessing"]
         return cls(
             name=name,
@@ -77,9 +94,38 @@ class Graph:
             preprocessing=Preprocessing.from_dict(spec) if spec is not None else None,
             input_shape=tuple(manifest["input_shape"]),
             output_shape=tuple(manifest["output_shape"]),
+            precision=precision["name"],
+            torch=(lambda: Model.from_files(files).full) if all(part["kind"] == "torch" for part in parts) else None,
         )
+
+    def runs_in_torch(self, device: str) -> bool:
+        """Tell whether torch runs it on a device (``cpu`` or ``cuda``); else ONNX Runtime does."""
+        return device == "cuda" or self.precision == "bfloat16"
+
+    @cached_property
+    def safetensors(self) -> bytes:
+        """The network as one file for torch.
+
+        Raises:
+            InputError: it is an ONNX graph.
+        """
+        if self.torch is None:
+            raise InputError(f"`{self.name}` is an ONNX graph, which torch cannot run.")
+        from sparkwright.networks.torch_network import TorchNetwork
+        from sparkwright.scoring.torch_runtime import pack_network
+
+        network = self.torch()
+        assert isinstance(network, TorchNetwork)
+        return pack_network(network)
 
     @cached_property
     def sha256(self) -> str:
         """Of the ONNX file, in hexadecimal."""
         return hashlib.sha256(self.onnx).hexdigest()
+
+
+def _recall(network: "ref[Network]", layer: str | None) -> "Network":
+    """Return the network that a graph was made of. Graphs are kept for a network as long as it lives, and no longer."""
+    found = network()
+    assert found is not None, "the graph of a network is used while the network is"
+    return found if layer is None else found.cut(layer)

@@ -59,7 +59,7 @@ def _score(task: wire.Task, inbox: _Inbox, page: int) -> Iterator[pa.RecordBatch
     plan = task.plan
     # Photos: each of the engine's threads runs the network on its own micro-batch.
     threads = plan.threads if plan.preprocessing is None else 1
-    network = runtime.load(task.network, plan.sha256, threads)
+    network = runtime.load(task.network, plan.sha256, threads, plan.device)
     with Sender(plan.channel) as sender:
         yield from run(
             _rows(inbox),

@@ -61,7 +61,7 @@ def register(
         >>> register(spark, "classify", "run/model")                                    # doctest: +SKIP
         >>> spark.sql("SELECT path, classify(content).label FROM photos").show()        # doctest: +SKIP
     """
-    from pyspark.sql.functions import arrow_udf
+    from pyspark.sql.pandas.functions import arrow_udf
     from pyspark.sql.types import StructType
 
     if not name.strip():
@@ -80,14 +80,13 @@ def register(
     else:
         output = Classification(tuple(files.manifest["classes"]), "label", "probability", top_labels="top", k=top)
     plan = ScoringPlan(
-        **shipped(spark, graph),
+        **shipped(spark, graph, batch_size),
         preprocessing=graph.preprocessing,
         input_column=_VALUE,
         fetch=fetch or FetchLimits(),
         keep=(),
         outputs=(output,),
         error_column=_ERROR,
-        batch_size=batch_size,
         max_error_rate=max_error_rate,
         stage="predictions",
     )

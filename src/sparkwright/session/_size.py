@@ -13,7 +13,7 @@ _slots: "WeakKeyDictionary[SparkSession, int]" = WeakKeyDictionary()
 
 def threads_per_task(spark: "SparkSession") -> int:
     """Return how many threads one task may use: the executor's cores divided by its task slots."""
-    local = _local_slots(spark)
+    local = local_slots(spark)
     if local is not None:
         return max(1, cores() // local)
     return int(spark.conf.get("spark.task.cpus", "1") or 1)
@@ -21,7 +21,7 @@ def threads_per_task(spark: "SparkSession") -> int:
 
 def executor_cores(spark: "SparkSession") -> int | None:
     """Return how many cores the tasks of one executor share; None if Spark does not tell."""
-    if _local_slots(spark) is not None:
+    if local_slots(spark) is not None:
         return cores()
     told = spark.conf.get("spark.executor.cores", None)
     return int(told) if told else None
@@ -34,7 +34,7 @@ def slots(spark: "SparkSession") -> int:
     second or so: what counts is what the executors have that are registered then.
     """
     if spark not in _slots:
-        local = _local_slots(spark)
+        local = local_slots(spark)
         _slots[spark] = _ask_slots(spark) if local is None else local
     return _slots[spark]
 
@@ -47,7 +47,7 @@ def driver_hosts(spark: "SparkSession") -> list[str]:
     return [host] if host else []
 
 
-def _local_slots(spark: "SparkSession") -> int | None:
+def local_slots(spark: "SparkSession") -> int | None:
     """Return N of a master ``local[N]``, None for every other master."""
     match = re.fullmatch(r"local(?:\[(\d+|\*)(?:,\s*(?:\d+|\*))?\])?", spark.conf.get("spark.master", "") or "")
     if not match:

@@ -1,0 +1,210 @@
+"""What a scoring process will take, known before the job: a clear refusal or smaller batches, never a killed process.
+
+A Spark task has two processes: Spark's worker, which supervises, and the scoring process. The latter's memory is
+
+- Python and the libraries;
+- the weights, packed for the kernels: one copy for all processes of an executor where they are mapped from a file;
+- for each thread, the tensors of the network that live at the same time, for a micro-batch;
+- the queues: micro-batches that are being decoded or wait, photos being decoded, Arrow batches in and out.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparkwright.errors import EnvironmentNotReadyError
+from sparkwright.session import Room, executor_cores, python_room, threads_per_task
+
+if TYPE_CHECKING:
+    import onnx
+    from pyspark.sql import SparkSession
+
+    from sparkwright.scoring.graph import Graph
+
+__all__ = ["Estimate", "activation_bytes", "check_memory", "estimate"]
+
+_MIB = 1 << 20
+
+# Measured (benchmarks/memory.py): resident memory after the imports, without pages shared with others.
+_PROCESS, _TORCH = 90 * _MIB, 185 * _MIB
+_WORKER = 85 * _MIB
+
+_ARROW_BATCHES = 24 * _MIB  # in flight between worker and scoring process, in each of the two
+_DECODED = 16 * _MIB  # a photo of some 4 million pixels, while it is decoded and resized
+_MOST_SPARE = 3  # threads; see `sparkwright.scoring.engine`
+
+# Kernels want some space of their own, and the allocator rounds up.
+_SLACK = 1.15
+
+# While the process that comes first packs the weights, it holds them about twice.
+_PACKING = 1.9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of a scoring process, in bytes.
+
+    Attributes:
+        libraries: Python and what it imports.
+        weights: The network's.
+        shared: Whether the processes of an executor have one copy of the weights.
+        activations: Of all threads.
+        queues: Micro-batches and photos being decoded.
+        arrow: Rows on their way in and out.
+        batch_size: Photos in a micro-batch.
+    """
+
+    libraries: int
+    weights: int
+    shared: bool
+    activations: int
+    queues: int
+    arrow: int
+    batch_size: int
+
+    @property
+    def peak(self) -> int:
+        """Of one process: while it runs, or while it packs the weights."""
+        running = self.weights + self.activations + self.queues + self.arrow
+        return self.libraries + max(running, int(_PACKING * self.weights))
+
+    def executor(self, tasks: int) -> int:
+        """Of all Python processes of an executor with so many tasks at once."""
+        each = _WORKER + self.arrow + self.peak
+        return tasks * each - ((tasks - 1) * self.weights if self.shared else 0)
+
+    def __str__(self) -> str:
+        parts = {
+            "libraries": self.libraries,
+            "weights": self.weights,
+            f"network's tensors at batch size {self.batch_size}": self.activations,
+            "queues": self.queues + self.arrow,
+        }
+        return ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
+
+
+def estimate(
+    graph: "Graph", batch_size: int, threads: int = 1, cores: int | None = None, *, torch: bool = False
+) -> Estimate:
+    """Estimate the memory of a scoring process for photos.
+
+    Args:
+        graph: The network.
+        batch_size: Photos in a micro-batch.
+        threads: Of the task.
+        cores: Of the executor; where there are more than threads, a process has spare ones.
+        torch: Whether torch runs the network.
+    """
+    from sparkwright.scoring.runtime import SHARED_BYTES
+
+    crew = threads + max(0, min(_MOST_SPARE, (cores or threads) - threads))
+    if graph.sha256 not in _per_row:
+        _per_row[graph.sha256] = activation_bytes(graph.onnx)
+    inputs = 4 * math.prod(graph.input_shape) * batch_size
+    return Estimate(
+        libraries=_PROCESS + (_TORCH if torch else 0),
+        weights=len(graph.onnx),
+        shared=not torch and len(graph.onnx) > SHARED_BYTES,
+        activations=int(_SLACK * crew * batch_size * _per_row[graph.sha256]),
+        queues=(crew + 2) * inputs + crew * _DECODED,
+        arrow=_ARROW_BATCHES,
+        batch_size=batch_size,
+    )
+
+
+_per_row: dict[str, int] = {}  # SHA-256 of a graph → `activation_bytes`
+
+
+def activation_bytes(graph: bytes) -> int:
+    """Return the bytes a row of the tensors of an ONNX graph that live at the same time, at most.
+
+    Shapes are inferred, nothing is computed; a tensor whose shape is not found counts nothing.
+    """
+    import onnx
+
+    sizes = _sizes(onnx.load_model_from_string(graph))
+    nodes = sizes.nodes
+    last: dict[str, int] = {}  # place of the node that reads a tensor last
+    for place, node in enumerate(nodes):
+        last |= dict.fromkeys(node.input, place)
+    alive = sum(sizes.bytes.get(name, 0) for name in sizes.inputs)
+    most = alive
+    for place, node in enumerate(nodes):
+        alive += sum(sizes.bytes.get(name, 0) for name in node.output)
+        most = max(most, alive)
+        # What no later node reads ends here: inputs, and outputs that nobody wants.
+        done = {name for name in (*node.input, *node.output) if last.get(name, place) <= place}
+        alive -= sum(sizes.bytes.get(name, 0) for name in done)
+    return most
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    nodes: "list[onnx.NodeProto]"
+    inputs: list[str]
+    bytes: dict[str, int]
+
+
+def _sizes(model: "onnx.ModelProto") -> _Sizes:
+    """Infer the sizes of a graph's tensors for one row, weights left out; the model is changed."""
+    import onnx
+
+    graph = model.graph
+    given = graph.input[0]
+    given.type.tensor_type.shape.dim[0].dim_value = 1
+    large = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > 1024]
+    for tensor in large:  # inference copies the model: without its weights
+        graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= 1024]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in small]
+    graph.ClearField("initializer")
+    graph.initializer.extend(copies)
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    weights = {tensor.name for tensor in (*large, *small)}
+    sizes = {}
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        kind = value.type.tensor_type
+        if value.name not in weights and kind.elem_type:
+            width = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+            sizes[value.name] = width * math.prod(max(1, dim.dim_value) for dim in kind.shape.dim)
+    return _Sizes(list(graph.node), [given.name], sizes)
+
+
+def check_memory(spark: "SparkSession", graph: "Graph", batch_size: int, *, torch: bool = False) -> int:
+    """Return the batch size that fits into memory: the one given, or half, a quarter … of it.
+
+    Args:
+        spark: The session that will score.
+        graph: The network, which reads photos.
+        batch_size: The one wanted.
+        torch: Whether torch runs the network.
+
+    Raises:
+        EnvironmentNotReadyError: not even single photos fit; says what takes how much, and which setting gives more.
+    """
+    room = python_room(spark)
+    if room is None:
+        return batch_size
+    threads, cores = threads_per_task(spark), executor_cores(spark)
+    while True:
+        needed = estimate(graph, batch_size, threads, cores, torch=torch)
+        if needed.executor(room.tasks) <= room.size:
+            return batch_size
+        if batch_size == 1:
+            raise EnvironmentNotReadyError(_refusal(graph, needed, room))
+        batch_size //= 2
+
+
+def _refusal(graph: "Graph", needed: Estimate, room: Room) -> str:
+    tasks = f"{room.tasks} tasks" if room.tasks > 1 else "one task"
+    return (
+        f"Scoring with `{graph.name}` needs about {_mib(needed.executor(room.tasks))} for the Python processes of "
+        f"{tasks} ({needed}; and Spark's worker), and there are {_mib(room.size)} ({room.told}). Give it more: "
+        f"{room.setting}; or use a smaller network."
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:,.0f} MiB"
