@@ -316,7 +316,12 @@ class _Job:
         result = evaluate(predictions, classes, training_rows=on_train)
         self._keep_worst(predictions, classes)
         best = trained.history[trained.best_epoch - 1]
-        validation = {**best.validation, "rows": trained.rows.get("validation", 0), "epoch": trained.best_epoch}
+        validation = {
+            **best.validation,
+            "rows": trained.rows.get("validation", 0),
+            "epoch": trained.best_epoch,
+            "temperature": trained.temperature,
+        }
         return {
             "validation": validation,
             "test": result.to_dict(),

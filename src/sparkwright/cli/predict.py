@@ -75,6 +75,7 @@ def _print_first(rows: "DataFrame", column: str, model: str, top: int, total: in
     scored = predict_rows(rows.limit(_SHOWN), model, input_column=column, top=top, dropInput=True, maxErrorRate=1.0)
     with worker_errors():
         shown = [row.asDict(recursive=True) for row in scored.select("path", "top", "error").collect()]
+    shown.sort(key=lambda row: str(row["path"]))
     lines = []
     for row in shown:
         labels = ", ".join(f"{pair['label']} {pair['probability']:.3f}" for pair in row["top"] or ())

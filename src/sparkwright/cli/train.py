@@ -29,6 +29,7 @@ def train(
         {"refit": True, **options.parse_settings(settings), "replicas": replicas, "seed": seed}
     )
     options.check_early(out, overwrite=overwrite, resume=resume)
+    options.check_paths([features], master, remote, conf)
     with options.open_session(master, remote, conf) as spark:
         result = train_features(
             spark, features, out, training, overwrite=overwrite, resume=resume, sinks=options.progress_sinks(as_json)
