@@ -70,6 +70,9 @@ def test_bad_photos_keep_their_rows_with_kind_and_message(
         assert found[name].error.kind == kind
         assert len(found[name].error.message) > 10
         assert found[name].label == "class one"
+    assert made.failed is not None
+    listed = {row.key.rpartition("/")[2]: row.kind for row in made.failed.collect()}
+    assert listed == {name: kind for name, (_, kind) in BAD.items()}
 
 
 def test_too_many_bad_photos_stop_the_job_before_it_commits_and_are_named(

@@ -52,5 +52,8 @@ def test_featurize_brings_counts_alone_to_the_driver(
     featurize(spark, images, wide_network(), out)
     made = featurize(spark, images.union(images.selectExpr("path || 'b'", "content")), wide_network(), out)
     assert (made.computed, made.reused) == (0, 2 * ROWS)
+    broken = images.selectExpr("path", "CAST(NULL AS binary) AS content")
+    failed = featurize(spark, broken, wide_network(), str(tmp_path / "failed"), max_error_rate=1.0)
+    assert failed.manifest.errors == ROWS
     assert brought, "the counts come this way"
     assert max(brought) < 1000

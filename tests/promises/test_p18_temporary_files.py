@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from sparkwright.errors import InputError
@@ -49,3 +51,55 @@ def test_a_run_elsewhere_leaves_nothing_on_this_disk(tmp_path, monkeypatch, fail
     error = InputError("no") if fails else None
     run.__exit__(type(error) if error else None, error, None)
     assert list(tmp_path.iterdir()) == []
+
+
+# A job on Spark, whose photos kill the processes that score them; with an argument it fails.
+JOB = """
+import os, pathlib, sys, tempfile
+sys.path[:0] = [sys.argv[1], sys.argv[2]]
+from faults import CRASH
+from faulty_job import network
+from scoring.photos import png
+from sparkwright import session
+from sparkwright.scoring.features import featurize
+spark = session.start("local[2]", conf={"spark.driver.memory": "1g"})
+spark.addArtifacts(sys.argv[2] + "/faults.py", pyfile=True)
+images = spark.createDataFrame([(png(1),), (CRASH,), (None,), (png(2),)] * 2, "content binary").repartition(2)
+try:
+    featurize(spark, images, network(), "features", max_error_rate=float(sys.argv[3]))
+finally:
+    spark.stop()
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("limit", "status"), [("1", 0), ("0.1", 1)])
+def test_a_job_on_spark_leaves_no_files_and_no_processes(tmp_path: Path, limit: str, status: int) -> None:
+    for name in ("tmp", "home", "work"):
+        (tmp_path / name).mkdir()
+    tests = Path(__file__).parents[1]
+    temporary = str(tmp_path / "tmp")
+    environment = {**os.environ, "TMPDIR": temporary, "SPARKWRIGHT_HOME": str(tmp_path / "home")}
+    environment |= {"SPARK_LOCAL_DIRS": temporary, "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={temporary}"}
+    command = [sys.executable, "-c", JOB, str(tests), str(tests / "scoring"), limit]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=200, cwd=tmp_path / "work", env=environment, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert ("4 of 8 rows failed" in done.stderr) == bool(status)
+    ours = [process for process in psutil.process_iter(["environ"]) if _temporary(process) == temporary]
+    psutil.wait_procs(ours, timeout=20)
+    assert not [process for process in ours if process.is_running()]
+    # The JVM's own record of itself is removed by the next JVM.
+    left = [
+        path
+        for path in Path(temporary).rglob("*")
+        if "hsperfdata" not in str(path) and "torchinductor" not in str(path)
+    ]
+    assert left == []
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["features"]
+
+
+def _temporary(process: psutil.Process) -> str | None:
+    return (process.info["environ"] or {}).get("TMPDIR")

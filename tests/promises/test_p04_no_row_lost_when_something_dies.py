@@ -1,5 +1,6 @@
-"""What happens to rows when something dies: photos' processes, workers, executors, the driver."""
+"""P4: no row is lost or doubled when something dies: a scoring process, a worker, an executor, the driver."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,29 +13,25 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from scoring.photos import channel_means, png
 
+from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.scoring import frames
 from sparkwright.scoring.features import featurize
 
-from .photos import channel_means, png
-
-HERE = Path(__file__).parent
-JOB = HERE / "faulty_job.py"
+SCORING = Path(__file__).parents[1] / "scoring"
+JOB = SCORING / "faulty_job.py"
 
 
 @pytest.fixture
 def faults(spark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module `faults` under the name by which the workers find it."""
-    import importlib
-
-    spark.addArtifacts(str(HERE / "faults.py"), pyfile=True)
-    monkeypatch.syspath_prepend(str(HERE))
+    spark.addArtifacts(str(SCORING / "faults.py"), pyfile=True)
+    monkeypatch.syspath_prepend(str(SCORING))
     return importlib.import_module("faults")
 
 
 def network(faults: Any) -> Any:
-    from sparkwright.networks.onnx_network import OnnxNetwork
-
     return OnnxNetwork.from_bytes("means", channel_means(), faults.Faulty((8, 8), resize="exact", scale=1.0))
 
 
