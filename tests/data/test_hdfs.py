@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from sparkwright.data.images import read_images
+from sparkwright.data.pack import pack
 from sparkwright.data.splits import split, split_by_table, split_counts
 from sparkwright.errors import EnvironmentNotReadyError, NotFoundError
 
@@ -48,6 +49,14 @@ def test_a_table_on_hdfs_names_labels_and_one_on_the_drivers_disk_sides(spark, p
         csv.writer(file).writerows([("path", "split"), *rows])
     counts = split_counts(split_by_table(images.rows, str(tmp_path / "split.csv")))
     assert counts == {"train": {"h": 2, "k": 2}, "validation": {"h": 1, "k": 1}, "test": {"h": 3, "k": 3}}
+
+
+def test_a_pack_on_hdfs_reads_as_the_loose_files_there(spark, photos, hadoop):
+    out = f"{hadoop.address}/packed 1"
+    assert pack(spark, photos, out, part_bytes=60).photos == 12
+    loose, packed = (read_images(spark, where, labels="folder") for where in (photos, out))
+    assert (packed.root, packed.counts) == (loose.root, loose.counts)
+    assert sorted(packed.rows.collect()) == sorted(loose.rows.collect())
 
 
 def test_the_split_is_the_same_wherever_the_folder_lies(spark, photos, tmp_path):
