@@ -19,6 +19,7 @@ def featurize(
     layer: options.Layer = None,
     reuse: options.Reuse = None,
     max_error_rate: options.MaxErrorRate = 0.05,
+    failfast: options.Failfast = False,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     master: options.Master = None,
@@ -29,7 +30,7 @@ def featurize(
     """Run a network over photos and keep the output of a layer as Parquet.
 
     Labels and sides are added where asked for; `none` adds none. Run again on a folder with ten more photos, it
-    computes ten.
+    computes ten; run again after it was stopped, it goes on where it was.
     """
     from sparkwright import transfer as steps
     from sparkwright.events import Bus, StageEnded, StageStarted
@@ -53,6 +54,7 @@ def featurize(
             out,
             reuse=reuse or (),
             max_error_rate=max_error_rate,
+            failfast=failfast,
             overwrite=overwrite,
             emit=bus.emit,
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Conf",
+    "Failfast",
     "Group",
     "Json",
     "Labels",
@@ -89,6 +90,7 @@ Settings = Annotated[
         help="A setting of the training (epochs=30, hidden=[256], learning_rate=0.02 …); may be repeated.",
     ),
 ]
+Failfast = Annotated[bool, typer.Option("--failfast", help="Stop at the first photo that fails, and name it.")]
 Reuse = Annotated[list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")]
 Replicas = Annotated[int, typer.Option(help="Copies of the weights that train side by side; part of the result.")]
 

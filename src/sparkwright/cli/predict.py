@@ -20,6 +20,7 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
     max_error_rate: options.MaxErrorRate = 0.05,
+    failfast: options.Failfast = False,
     overwrite: options.Overwrite = False,
     master: options.Master = None,
     remote: options.Remote = None,
@@ -46,6 +47,7 @@ def predict(
             input_column=column,
             top=top,
             max_error_rate=max_error_rate,
+            failfast=failfast,
             overwrite=overwrite,
             emit=bus.emit,
         )

@@ -18,6 +18,7 @@ from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSe
 from sparkwright.scoring.featurizer import graph_of
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
+from sparkwright.scoring.ledger import write_failed
 from sparkwright.scoring.outputs import Features
 from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, holds_rows, salvage
 from sparkwright.scoring.sources import source_of
@@ -338,8 +339,5 @@ def _list_failed(
         return manifest
     folder = f"{data}/errors"
     rows = spark.read.parquet(*(storage.join(root, part) for part in manifest.data))
-    names = [name for name in dict.fromkeys(("path", "key", column, _DIGEST)) if name in rows.columns]
-    failed = rows.where(rows[_ERROR].isNotNull()).select(*names, f"{_ERROR}.kind", f"{_ERROR}.message")
-    with worker_errors():
-        failed.write.parquet(storage.join(root, folder))
+    write_failed(rows, storage.join(root, folder), column)
     return replace(manifest, failed=folder)

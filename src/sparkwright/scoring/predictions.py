@@ -11,6 +11,7 @@ from sparkwright.events import Channel, Emit, ignore
 from sparkwright.models import Model
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import MAX_ERROR_RATE, find_column
+from sparkwright.scoring.ledger import write_failed
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, worker_errors
@@ -29,6 +30,7 @@ def write_predictions(
     input_column: str = "content",
     top: int | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
+    failfast: bool = False,
     fetch: FetchLimits | None = None,
     overwrite: bool = False,
     emit: Emit = ignore,
@@ -38,7 +40,10 @@ def write_predictions(
     Written are the rows' columns but the input (paths and URLs stay), and ``prediction``, ``probability``, ``error``;
     with `top` also the best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are
     there and few enough failed. The driver sees counts alone. `fetch` limits what a photo may take that lies behind a
-    path or URL.
+    path or URL. With `failfast` the first row that fails ends the job.
+
+    Rows that failed are also listed on their own, in the folder ``_errors`` inside of `out`, which readers of Parquet
+    skip (CSV: they have the column ``error``).
 
     Returns:
         How many rows, and how many of them failed.
@@ -74,12 +79,15 @@ def write_predictions(
             dropInput=not located,
             fetchLimits=fetch,
             maxErrorRate=1.0,  # the whole job's rate counts, below
+            mode="failfast" if failfast else "permissive",
         )
         with worker_errors():
             scored.write.parquet(f"{scratch}/rows")
             written = spark.read.parquet(f"{scratch}/rows")
             total, failed = written.count(), written.where("error IS NOT NULL").count()
             _check_rate(written, failed, total, max_error_rate)
+            if failed:
+                write_failed(written, f"{scratch}/rows/_errors", input_column)
             if final.endswith(".csv"):
                 flat = _flat(written, top, input_column).repartition(1)
                 flat.sortWithinPartitions(flat.columns[0]).write.csv(f"{scratch}/csv", header=True)
@@ -93,7 +101,8 @@ def write_predictions(
 
 def _is_sparks(name: str) -> bool:
     """Whether Spark gives such a name to a file of Parquet output."""
-    return name.startswith(("_SUCCESS", "._SUCCESS")) or re.fullmatch(r"\.?part-.*\.parquet(\.crc)?", name) is not None
+    known = name.startswith(("_SUCCESS", "._SUCCESS")) or name == "_errors"
+    return known or re.fullmatch(r"\.?part-.*\.parquet(\.crc)?", name) is not None
 
 
 def _check_rate(written: "DataFrame", failed: int, total: int, limit: float) -> None:

@@ -1,0 +1,49 @@
+"""Rows that fail in stages and in predictions: listed, or the end of the job."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparkwright.errors import ErrorRateError
+from sparkwright.scoring.featurizer import Featurizer
+from sparkwright.scoring.predictions import write_predictions
+
+from .photos import means_network, photo_rows, png
+from .test_model_transformer import photo_model
+
+pytestmark = pytest.mark.connect
+
+PHOTOS = [*[png(red) for red in range(20)], b"text", None]
+
+
+def test_predictions_list_the_rows_that_failed_beside_them(spark: Any, tmp_path: Path) -> None:
+    out = str(tmp_path / "predictions")
+    assert write_predictions(photo_rows(spark, PHOTOS), photo_model(), out, max_error_rate=0.2) == (22, 2)
+    assert spark.read.parquet(out).count() == 22
+    failed = spark.read.parquet(f"{out}/_errors")
+    assert failed.columns == ["path", "kind", "message"]
+    assert sorted((row.path, row.kind) for row in failed.collect()) == [
+        ("photo00020", "unreadable"),
+        ("photo00021", "empty"),
+    ]
+    write_predictions(photo_rows(spark, PHOTOS[:20]), photo_model(), out, overwrite=True)
+    assert not (tmp_path / "predictions" / "_errors").exists()
+
+
+def test_the_first_row_that_fails_ends_predictions_if_asked(spark: Any, tmp_path: Path) -> None:
+    with pytest.raises(ErrorRateError, match=r"The row with path photo0002\d failed, .*: (unreadable|empty): "):
+        write_predictions(photo_rows(spark, PHOTOS), photo_model(), str(tmp_path / "out"), failfast=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_ends_with_the_first_failed_row_or_keeps_them_all_and_is_saved_so(spark: Any, tmp_path: Path) -> None:
+    stage = Featurizer(network=means_network(), mode="failfast")
+    stage.write().overwrite().save(str(tmp_path / "stage"))
+    stage = Featurizer.load(str(tmp_path / "stage"))
+    assert stage.getMode() == "failfast"
+    with pytest.raises(Exception, match=r"The row with path photo00020 failed, and in the mode failfast none may"):
+        stage.transform(photo_rows(spark, PHOTOS[:21])).collect()
+    assert len(stage.setMode("permissive").setMaxErrorRate(0.5).transform(photo_rows(spark, PHOTOS)).collect()) == 22
+    with pytest.raises(TypeError, match=r"mode must be permissive or failfast; got 'fast'"):
+        stage.setMode("fast")
