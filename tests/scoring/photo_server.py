@@ -1,5 +1,6 @@
 """An HTTP server on loopback that behaves well or badly, as the path of the URL says."""
 
+import ssl
 import threading
 import time
 from collections import Counter
@@ -178,8 +179,11 @@ class PhotoServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
@@ -187,7 +191,7 @@ class PhotoServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
 
     def process_request(self, request: object, client_address: object) -> None:
         self.connections += 1
@@ -198,9 +202,9 @@ class PhotoServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def photo_server() -> Iterator[PhotoServer]:
+def photo_server(tls: ssl.SSLContext | None = None) -> Iterator[PhotoServer]:
     """A running server."""
-    with PhotoServer() as server:
+    with PhotoServer(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -1,9 +1,13 @@
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -281,6 +285,30 @@ def test_a_host_gets_no_more_requests_at_once_than_allowed(server: PhotoServer) 
     assert server.most == 3
     assert seconds > 0.75  # 8 rounds: above a photo's own time, in which waiting for one's turn does not count
     web.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_certificates_are_checked_and_the_limits_hold_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 2 -subj /CN=photos"
+    command += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    with photo_server(tls) as server:
+        kind, message = failure(f"{server.url}/photo")
+        assert (kind, message) == ("network failure", "127.0.0.1: self-signed certificate.")
+        assert server.asked == {}
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+        web = Web(replace(LIMITS, timeout_s=0.6, max_bytes=100_000))
+        assert [web.get(f"{server.url}/{path}") for path in ("photo", "chunked", "to//photo")] == [PHOTO] * 3
+        for path, kind in {"drip": "timeout", "stall-inside": "timeout", "endless": "too large"}.items():
+            with pytest.raises(ImageError, match=r"\w") as raised:
+                web.get(f"{server.url}/{path}")
+            assert (path, raised.value.kind) == (path, kind)
+        web.close()
+        port = server.server_address[1]
+        assert failure(f"https://localhost:{port}/photo")[1].startswith("localhost: Hostname mismatch")
+        assert failure(f"http://127.0.0.1:{port}/photo", retries=0)[0] in ("network failure", "timeout")
 
 
 def test_closing_ends_fetches_that_are_under_way(server: PhotoServer) -> None:
