@@ -61,7 +61,7 @@ def register(
         >>> register(spark, "classify", "run/model")                                    # doctest: +SKIP
         >>> spark.sql("SELECT path, classify(content).label FROM photos").show()        # doctest: +SKIP
     """
-    from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]  pyspark's stubs leave it out
+    from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]  # not in the stubs
     from pyspark.sql.types import StructType
 
     if not name.strip():
