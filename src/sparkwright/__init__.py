@@ -42,6 +42,7 @@ _HOME = {
     "predict": "sparkwright.scoring.model_transformer",
     "read_images": "sparkwright.data.images",
     "register": "sparkwright.scoring.sql",
+    "reduce_precision": "sparkwright.scoring.precision",
     "split": "sparkwright.data.splits",
     "split_by_column": "sparkwright.data.splits",
     "split_by_folder": "sparkwright.data.splits",

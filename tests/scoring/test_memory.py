@@ -38,9 +38,12 @@ def test_an_estimate_grows_with_batch_threads_and_weights() -> None:
     assert estimate(graph, 8, threads=3).activations == pytest.approx(3 * one.activations, abs=3)
     assert estimate(graph, 8, threads=1, cores=4).activations == pytest.approx(4 * one.activations, abs=4)
     assert estimate(graph, 8, torch=True).peak > one.peak
-    shared = replace(one, weights=500 * MIB, shared=True)
-    assert shared.executor(4) - shared.executor(3) == shared.executor(1) - 500 * MIB
+    shared = replace(one, weights=100 * MIB, shared=True, activations=900 * MIB)
+    assert shared.executor(4) - shared.executor(3) == shared.executor(1) - 100 * MIB
     assert replace(shared, shared=False).executor(4) == 4 * shared.executor(1)
+    packs = replace(shared, activations=0)  # one process packs, another waits
+    assert packs.peak == packs.packing > packs.running
+    assert packs.executor(2) - packs.executor(1) < 2 * packs.running - 100 * MIB
 
 
 def test_containers_tell_what_python_may_take() -> None:

@@ -20,6 +20,8 @@ def featurize(
     reuse: options.Reuse = None,
     max_error_rate: options.MaxErrorRate = 0.05,
     failfast: options.Failfast = False,
+    precision: options.PrecisionName = "float32",
+    min_agreement: options.MinAgreement = 0.98,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     master: options.Master = None,
@@ -36,8 +38,10 @@ def featurize(
     from sparkwright.events import Bus, StageEnded, StageStarted
     from sparkwright.scoring.features import featurize as run_featurize
     from sparkwright.scoring.features import rehearsal
+    from sparkwright.scoring.precision import check_precision, reduce_precision
 
     sides = None if split == "none" else options.parse_split(split)
+    check_precision(precision)
     options.check_paths(images, master, remote, conf)
     cut = steps.load_cut(network, weights, preprocessing, layer)
     bus = Bus(options.progress_sinks(as_json))
@@ -46,6 +50,8 @@ def featurize(
             rows, photos = steps.read_sides(
                 spark, images, None if labels == "none" else labels, sides, group, seed, bus.emit
             )
+        if precision != "float32":
+            cut = reduce_precision(cut, rows, precision, threshold=min_agreement)
         bus.emit(StageStarted("features", photos.files, unit="photos"))
         features = run_featurize(
             spark,
@@ -72,5 +78,6 @@ def featurize(
         "computed": manifest.computed,
         "reused": manifest.reused,
         "width": manifest.key.width,
+        "precision": cut.precision.to_dict() if cut.precision else None,
     }
     options.show(document, text, as_json=as_json)

@@ -24,9 +24,11 @@ __all__ = [
     "Layer",
     "Master",
     "MaxErrorRate",
+    "MinAgreement",
     "NetworkName",
     "Out",
     "Overwrite",
+    "PrecisionName",
     "Preset",
     "Remote",
     "Replicas",
@@ -89,6 +91,16 @@ Settings = Annotated[
         metavar="NAME=VALUE",
         help="A setting of the training (epochs=30, hidden=[256], learning_rate=0.02 …); may be repeated.",
     ),
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="float32, int8 (calibrated on some of the photos) or bfloat16: faster, where they agree.",
+    ),
+]
+MinAgreement = Annotated[
+    float, typer.Option(help="The least agreement of a reduced precision with float32.", min=0.0, max=1.0)
 ]
 Failfast = Annotated[bool, typer.Option("--failfast", help="Stop at the first photo that fails, and name it.")]
 Reuse = Annotated[list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")]

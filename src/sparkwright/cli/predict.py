@@ -9,6 +9,8 @@ from sparkwright.cli import options
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from sparkwright.models import Model
+
 _SHOWN = 20
 
 
@@ -21,6 +23,8 @@ def predict(
     top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
     max_error_rate: options.MaxErrorRate = 0.05,
     failfast: options.Failfast = False,
+    precision: options.PrecisionName = "float32",
+    min_agreement: options.MinAgreement = 0.98,
     overwrite: options.Overwrite = False,
     master: options.Master = None,
     remote: options.Remote = None,
@@ -29,20 +33,27 @@ def predict(
 ) -> None:
     """Label photos: path, label, probability, error of each, to Parquet, CSV or the terminal."""
     from sparkwright.events import Bus, StageEnded, StageStarted
+    from sparkwright.models import Model
+    from sparkwright.scoring.precision import check_precision, reduce_precision
     from sparkwright.scoring.predictions import write_predictions
 
     bus = Bus(options.progress_sinks(as_json))
+    check_precision(precision)
     options.check_paths(data, master, remote, conf)
     with options.open_session(master, remote, conf) as spark:
-        model = options.find_model(model)
+        found: str | Model = options.find_model(model)
         rows, column, total = open_data(spark, data, None)
+        if precision != "float32":
+            found = reduce_precision(
+                Model.load(options.find_model(model)), rows, precision, input_column=column, threshold=min_agreement
+            )
         if out is None:
-            _print_first(rows, column, model, top, total, as_json=as_json)
+            _print_first(rows, column, found, top, total, as_json=as_json)
             return
         bus.emit(StageStarted("predictions", total, unit="photos"))
         count, failed = write_predictions(
             rows,
-            model,
+            found,
             out,
             input_column=column,
             top=top,
@@ -69,7 +80,7 @@ def open_data(spark: "SparkSession", data: list[str], labels: str | None) -> "tu
     return photos.rows if labels else photos.rows.drop("label"), "content", photos.files
 
 
-def _print_first(rows: "DataFrame", column: str, model: str, top: int, total: int, *, as_json: bool) -> None:
+def _print_first(rows: "DataFrame", column: str, model: "str | Model", top: int, total: int, *, as_json: bool) -> None:
     """Label the first few photos and print them."""
     from sparkwright.scoring.model_transformer import predict as predict_rows
     from sparkwright.session import worker_errors

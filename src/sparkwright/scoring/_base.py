@@ -63,6 +63,9 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
     dropInput = Param[bool](  # noqa: N815  Params are camelCase
         Params._dummy(), "dropInput", "leave the input column out of the result", TypeConverters.toBoolean
     )
+    device = Param[str](
+        Params._dummy(), "device", "where the network runs: cpu, cuda, or auto", TypeConverters.toString
+    )
     fetchLimits = Param[Any](  # noqa: N815
         Params._dummy(), "fetchLimits", "what a photo may take that lies behind a path or URL", to_fetch_limits
     )
@@ -75,6 +78,7 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
             batchSize=BATCH_SIZE,
             maxErrorRate=MAX_ERROR_RATE,
             mode="permissive",
+            device="auto",
             dropInput=False,
         )
         self._setDefault(fetchLimits=to_fetch_limits(FetchLimits()))
@@ -131,6 +135,14 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
         """Return what a photo may take that lies behind a path or URL."""
         return FetchLimits(**self.getOrDefault(self.fetchLimits))
 
+    def setDevice(self, value: str) -> Self:
+        """Set where the network runs: ``cpu``, ``cuda``, or ``auto``: GPUs where Spark schedules them."""
+        return self.setParams(device=value)
+
+    def getDevice(self) -> str:
+        """Return where the network runs."""
+        return self.getOrDefault(self.device)
+
     def getMode(self) -> str:
         """Return whether the first row that fails stops the job (``failfast``) or keeps its place (``permissive``)."""
         return self.getOrDefault(self.mode)
@@ -149,6 +161,7 @@ class ScoringStage(Transformer, MLReadable[Any], MLWritable, metaclass=ABCMeta):
             "failfast": self.getMode() == "failfast",
             "drop_input": self.getDropInput(),
             "fetch": self.getFetchLimits(),
+            "device": self.getDevice(),
         }
 
     @abstractmethod

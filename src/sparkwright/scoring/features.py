@@ -13,6 +13,7 @@ from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
 from sparkwright.events import Address, Channel, Emit, ignore
 from sparkwright.networks.network import Network
+from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSet, open_features, read_manifest
 from sparkwright.scoring.featurizer import graph_of
@@ -47,6 +48,7 @@ def featurize(
     failfast: bool = False,
     fetch: FetchLimits | None = None,
     overwrite: bool = False,
+    device: str = "auto",
     emit: Emit = ignore,
 ) -> FeatureSet:
     """Run a network over photos and write the features; compute only what is not known.
@@ -72,6 +74,7 @@ def featurize(
         failfast: The first row that fails ends the job.
         fetch: What a photo may take that lies behind a path or URL; by default `FetchLimits` as it is.
         overwrite: Replace features of another key or of other photos in `out`.
+        device: Where the network runs: ``cpu``, ``cuda``, or ``auto``: GPUs where Spark schedules them.
         emit: Told of progress.
 
     Raises:
@@ -80,10 +83,12 @@ def featurize(
         StorageError: `out` cannot be written.
         ErrorRateError: too many rows failed; says how, with examples. What was there in `out` stays as it was.
         WorkerError: a process of the cluster failed, more often than Spark tries again.
+        EnvironmentNotReadyError: the executors' memory does not suffice for the network.
         ColumnError: `images` has no photos in `input_column`, or has a column of a name that is to be added.
     """
     source = source_of(find_column(images, input_column))
-    key = FeatureKey.of(network)
+    device = choose_device(spark, device, torch=bool(network.weights()), name=network.name)
+    key = FeatureKey.of(network, device)
     earlier = _earlier(out, key, overwrite)
     known = _known(spark, [*([out] if earlier and earlier.key.digest == key.digest else []), *reuse], key)
     if earlier is not None and not overwrite:
@@ -99,7 +104,7 @@ def featurize(
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
 
         def compute(rows: "DataFrame", uri: str) -> None:
-            scored = _compute(rows, network, input_column, batch_size, channel, failfast, fetch)
+            scored = _compute(rows, network, input_column, batch_size, channel, failfast, fetch, device)
             scored.write.option("maxRecordsPerFile", ROWS_PER_FILE).parquet(uri)
 
         try:
@@ -160,12 +165,13 @@ def _compute(
     channel: Address | None,
     failfast: bool = False,
     fetch: FetchLimits | None = None,
+    device: str = "cpu",
 ) -> "DataFrame":
     """Return the rows with their features instead of the photos; where these lie stays."""
     return score_frame(
         rows,
         graph_of(network),
-        [Features(_FEATURES, FeatureKey.of(network).metadata())],
+        [Features(_FEATURES, FeatureKey.of(network, device).metadata())],
         input_column=column,
         error_column=_ERROR,
         drop_input=source_of(rows.schema[column]) != "locations",
@@ -176,6 +182,7 @@ def _compute(
         fetch=fetch,
         stage="features",
         channel=channel,
+        device=device,
     )
 
 

@@ -42,6 +42,7 @@ class Featurizer(ScoringStage):
         batchSize: Photos that the network sees at once.
         maxErrorRate: Share of a task's rows that may fail; more stop the job with an `ErrorRateError`.
         mode: ``permissive``, or ``failfast``: the first row that fails stops the job, and is named.
+        device: Where the network runs: ``cpu``, ``cuda``, or ``auto``: GPUs where Spark schedules them.
         dropInput: Leave `inputCol` out of the result.
         fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
@@ -71,6 +72,7 @@ class Featurizer(ScoringStage):
         batchSize: int | None = None,
         maxErrorRate: float | None = None,
         mode: str | None = None,
+        device: str | None = None,
         dropInput: bool | None = None,  # noqa: N803
         fetchLimits: FetchLimits | None = None,  # noqa: N803
     ) -> None:
@@ -87,6 +89,7 @@ class Featurizer(ScoringStage):
             batchSize=batchSize,
             maxErrorRate=maxErrorRate,
             mode=mode,
+            device=device,
             dropInput=dropInput,
             fetchLimits=fetchLimits,
         )

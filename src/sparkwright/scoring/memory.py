@@ -36,8 +36,8 @@ _MOST_SPARE = 3  # threads; see `sparkwright.scoring.engine`
 # Kernels want some space of their own, and the allocator rounds up.
 _SLACK = 1.15
 
-# While the process that comes first packs the weights, it holds them about twice.
-_PACKING = 1.9
+# A process that packs the weights holds them in the file's form, in the graph's and in the kernels': measured.
+_PACKING = 2.75
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,28 @@ class Estimate:
     batch_size: int
 
     @property
+    def running(self) -> int:
+        """Of one process while it scores."""
+        return self.libraries + self.weights + self.activations + self.queues + self.arrow
+
+    @property
+    def packing(self) -> int:
+        """Of a process that loads the weights and packs them for the kernels."""
+        return self.libraries + int(_PACKING * self.weights)
+
+    @property
     def peak(self) -> int:
-        """Of one process: while it runs, or while it packs the weights."""
-        running = self.weights + self.activations + self.queues + self.arrow
-        return self.libraries + max(running, int(_PACKING * self.weights))
+        """Of one process, whatever it does."""
+        return max(self.running, self.packing)
 
     def executor(self, tasks: int) -> int:
         """Of all Python processes of an executor with so many tasks at once."""
-        each = _WORKER + self.arrow + self.peak
-        return tasks * each - ((tasks - 1) * self.weights if self.shared else 0)
+        workers = tasks * (_WORKER + self.arrow)
+        if not self.shared:
+            return workers + tasks * self.peak
+        # One process packs while the others wait; then all of them map its result.
+        waiting = self.packing + (tasks - 1) * self.libraries
+        return workers + max(waiting, tasks * self.running - (tasks - 1) * self.weights)
 
     def __str__(self) -> str:
         parts = {

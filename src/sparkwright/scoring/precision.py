@@ -7,7 +7,7 @@ float32 on photos that calibrated nothing, and refused below a threshold.
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-__all__ = ["PRECISIONS", "THRESHOLD", "draw_sample", "measure", "quantise", "reduce_precision"]
+__all__ = ["PRECISIONS", "THRESHOLD", "check_precision", "draw_sample", "measure", "quantise", "reduce_precision"]
 
 PRECISIONS = ("float32", "int8", "bfloat16")
 
@@ -69,9 +69,7 @@ def reduce_precision(
         InputError: the network does not take photos or cannot be reduced, or there are too few photos.
     """
     whole = cast(Network, network.network if isinstance(network, Model) else network)
-    if precision not in PRECISIONS[1:]:
-        hint = did_you_mean(precision, PRECISIONS[1:])
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS[1:])}; got {precision!r}.{hint}")
+    check_precision(precision, PRECISIONS[1:])
     if whole is None or whole.preprocessing is None:
         raise InputError("Only networks that read photos can be reduced in precision; this one takes numbers.")
     if whole.precision is not None:
@@ -89,6 +87,16 @@ def reduce_precision(
     found = measure(whole, reduced, measuring, whole.classes is not None, precision, calibrated)
     _check(found, threshold, whole)
     return cast(N, replace(reduced, precision=found))
+
+
+def check_precision(name: str, known: Sequence[str] = PRECISIONS) -> None:
+    """Refuse a precision that there is not.
+
+    Raises:
+        InputError: `name` is not among `known`.
+    """
+    if name not in known:
+        raise InputError(f"precision must be one of {', '.join(known)}; got {name!r}.{did_you_mean(name, known)}")
 
 
 def draw_sample(photos: "DataFrame", preprocessing: Preprocessing, column: str = "content") -> NDArray[np.float32]:
