@@ -311,6 +311,19 @@ def test_certificates_are_checked_and_the_limits_hold_over_tls(tmp_path: Path, m
         assert failure(f"http://127.0.0.1:{port}/photo", retries=0)[0] in ("network failure", "timeout")
 
 
+def test_large_photos_are_read_one_at_a_time_and_all_arrive(
+    server: PhotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_LARGE", 100_000)
+    web = Web(replace(LIMITS, max_bytes=3_000_000))
+    urls = [f"{server.url}/zeros/2000000", f"{server.url}/zeros/50000", f"{server.url}/endless"] * 4
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(web.get, url) for url in urls]
+        assert [answer.exception() is None for answer in answers] == [True, True, False] * 4
+    assert sum(len(answer.result()) for answer in answers if not answer.exception()) == 4 * 2_050_000
+    web.close()
+
+
 def test_closing_ends_fetches_that_are_under_way(server: PhotoServer) -> None:
     web = Web(replace(LIMITS, silence_timeout_s=20, timeout_s=20, retries=0))
     errors: list[str] = []

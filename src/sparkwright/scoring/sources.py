@@ -37,7 +37,7 @@ Read = Callable[[int], bytes | Image.Image]
 AHEAD_ROWS = 512
 """Rows of locations that wait for the engine, fetched or under way: no block is handed out before so many are here."""
 
-AHEAD_BYTES = 64 << 20
+AHEAD_BYTES = 32 << 20
 """Bytes of theirs that wait in memory before no further row is begun."""
 
 # Where a table's paths may lead; fsspec knows more, web pages and chains of them among it.
