@@ -72,12 +72,35 @@ def test_torch_gives_the_answers_of_onnx_runtime(tmp_path: Path) -> None:
 def test_a_network_survives_its_file_with_its_precision(tmp_path: Path) -> None:
     network = _bfloat16(mlp(4, 3, hidden=[8]))
     (tmp_path / "network.safetensors").write_bytes(pack_network(network))  # type: ignore[arg-type]
-    again = unpack_network(tmp_path / "network.safetensors")
+    again, layers = unpack_network(tmp_path / "network.safetensors")
+    assert layers == []
     assert again.precision == network.precision
     assert again.fingerprint() == network.fingerprint()
     (tmp_path / "damaged.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ModelError, match="holds no network for torch"):
         unpack_network(tmp_path / "damaged.safetensors")
+
+
+def test_several_layers_leave_torch_as_they_leave_onnx_runtime(tmp_path: Path) -> None:
+    network = load_network("small_cnn", weights="random")
+    layers = ["fc1", network.layer, "block2"]
+    x = np.random.default_rng(0).normal(size=(5, *network.input_shape)).astype(np.float32)
+    graph, places = Graph.of_layers(network, layers)
+    (tmp_path / "network.safetensors").write_bytes(graph.safetensors)
+    found = TorchSession.load(tmp_path / "network.safetensors")(x)
+    assert found.shape == (5, *graph.output_shape)
+    assert np.allclose(found, OnnxSession(graph.onnx)(x), rtol=1e-4, atol=1e-5)
+    for layer, (start, stop) in places.items():
+        assert np.allclose(found[:, start:stop], network.cut(layer).forward(x).reshape(5, -1), rtol=1e-4, atol=1e-5)
+    reduced = TorchSession(_bfloat16(network), layers=layers)(x)  # type: ignore[arg-type]
+    assert reduced.dtype == np.float32
+    assert np.allclose(reduced, found, atol=0.1 * np.abs(found).max())
+
+
+def test_layers_behind_the_last_that_is_wanted_do_not_run() -> None:
+    network = load_network("small_cnn", weights="random")
+    session = TorchSession(network, layers=["block2", "block1"])  # type: ignore[arg-type]
+    assert "fc1" not in dict(session._module.layers.named_children())
 
 
 def test_a_graph_lets_its_network_go() -> None:

@@ -25,7 +25,7 @@ from sparkwright.networks.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from sparkwright.networks.summary import Summary
 
-__all__ = ["Architecture", "Layers", "Part", "TorchNetwork"]
+__all__ = ["Architecture", "Layers", "Part", "Taps", "TorchNetwork"]
 
 # BatchNorm's counter of batches: no output depends on it (momentum is fixed), and many published files lack it.
 _COUNTER = "num_batches_tracked"
@@ -350,6 +350,38 @@ class TorchNetwork(Network):
         module = copy.deepcopy(self.module)
         module.freeze(self.frozen)
         return module
+
+
+class Taps(nn.Module):
+    """Several layers of a network in one pass: their outputs, flattened, behind one another.
+
+    Args:
+        network: It is cut behind the last of the layers.
+        layers: Their names, as `TorchNetwork.cut` takes them.
+
+    Raises:
+        NameUnknownError: no such layer.
+    """
+
+    def __init__(self, network: TorchNetwork, layers: Sequence[str]) -> None:
+        super().__init__()
+        found = (find_layer(layer, network._paths, network.aliases, network.name) for layer in layers)
+        self._wanted = [_deepest(network.module, path) for path in found]
+        last = max(self._wanted, key=network._paths.index)
+        self.layers = network.cut(last).to_module()
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: dict[str, Tensor] = {}
+        self._run(self.layers, "", x, kept)
+        return torch.cat([kept[path].flatten(1).float() for path in self._wanted], 1)
+
+    def _run(self, layers: nn.Sequential, prefix: str, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        for name, layer in layers.named_children():
+            path = prefix + name
+            x = self._run(layer, f"{path}.", x, kept) if isinstance(layer, nn.Sequential) else layer(x)
+            if path in self._wanted:
+                kept[path] = x
+        return x
 
 
 def build_flatten(shape: Sequence[int]) -> Architecture:

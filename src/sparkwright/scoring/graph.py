@@ -30,6 +30,7 @@ class Graph:
         output_shape: Of one row, without the batch.
         precision: ``float32``, ``int8`` or ``bfloat16``; torch runs the last one.
         torch: Gives the network itself, if torch can run it.
+        layers: Whose outputs leave, behind one another; none for the network's own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Graph:
     output_shape: tuple[int, ...]
     precision: str = "float32"
     torch: "Callable[[], Network] | None" = field(default=None, repr=False, compare=False)
+    layers: tuple[str, ...] = ()
 
     @classmethod
     def of_network(cls, network: "Network", layer: str | None = None) -> Self:
@@ -63,21 +65,25 @@ class Graph:
 
         Raises:
             NameUnknownError: no such layer.
-            InputError: the network is of precision bfloat16, and several layers are wanted.
         """
         if len(layers) == 1:
             graph = cls.of_network(network, layers[0])
             return graph, {layers[0]: (0, prod(graph.output_shape))}
-        if network.precision and network.precision.name == "bfloat16":
-            raise InputError(
-                f"Several outputs from one pass are ONNX Runtime's, which computes no bfloat16; `{network.name}` is "
-                "of that precision. Ask for one output, or use float32 or int8."
-            )
         from sparkwright.networks.joined import export_layers
 
         onnx, places = export_layers(network, layers)
         width = max(stop for _, stop in places.values())
-        return cls(network.name, onnx, network.preprocessing, tuple(network.input_shape), (width,)), places
+        graph = cls(
+            name=network.name,
+            onnx=onnx,
+            preprocessing=network.preprocessing,
+            input_shape=tuple(network.input_shape),
+            output_shape=(width,),
+            precision=network.precision.name if network.precision else "float32",
+            torch=partial(_recall, ref(network), None) if network.weights() else None,
+            layers=tuple(layers),
+        )
+        return graph, places
 
     @classmethod
     def of_model(cls, files: "ModelFiles", name: str = "the model") -> Self:
@@ -116,7 +122,7 @@ class Graph:
 
         network = self.torch()
         assert isinstance(network, TorchNetwork)
-        return pack_network(network)
+        return pack_network(network, self.layers)
 
     @cached_property
     def sha256(self) -> str:

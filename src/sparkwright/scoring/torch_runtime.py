@@ -5,6 +5,7 @@ code is loaded from it.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,32 @@ from safetensors.numpy import save
 
 from sparkwright.errors import EnvironmentNotReadyError, ModelError
 from sparkwright.networks.network import from_spec
-from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.networks.torch_network import Taps, TorchNetwork
 
 __all__ = ["TorchSession", "pack_network", "unpack_network"]
 
-_SPEC = "network"
+_SPEC, _LAYERS = "network", "layers"
 
 
-def pack_network(network: TorchNetwork) -> bytes:
-    """Return a network as the bytes of one safetensors file."""
-    return save(network.weights(), metadata={_SPEC: json.dumps(network.to_spec())})
+def pack_network(network: TorchNetwork, layers: Sequence[str] = ()) -> bytes:
+    """Return a network, and the layers wanted of it (none for its output), as the bytes of one safetensors file."""
+    return save(network.weights(), metadata={_SPEC: json.dumps(network.to_spec()), _LAYERS: json.dumps(list(layers))})
 
 
-def unpack_network(path: Path) -> TorchNetwork:
-    """Read what `pack_network` made.
+def unpack_network(path: Path) -> tuple[TorchNetwork, list[str]]:
+    """Read what `pack_network` made: the network and the layers wanted of it.
 
     Raises:
         ModelError: the file is damaged, or holds no network.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            spec = json.loads((file.metadata() or {})[_SPEC])
+            spec, layers = (json.loads((file.metadata() or {})[name]) for name in (_SPEC, _LAYERS))
             network = from_spec(spec, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{path} holds no network for torch: {error!r}.") from error
     assert isinstance(network, TorchNetwork)
-    return network
+    return network, layers
 
 
 class TorchSession:
@@ -53,17 +54,18 @@ class TorchSession:
     Args:
         network: What to run.
         device: ``cpu`` or ``cuda:N``; N counts modulo the GPUs that there are.
+        layers: Those wanted instead of the network's output: flattened, behind one another.
 
     Raises:
         EnvironmentNotReadyError: a GPU is asked for, and torch sees none.
     """
 
-    def __init__(self, network: TorchNetwork, device: str = "cpu") -> None:
+    def __init__(self, network: TorchNetwork, device: str = "cpu", layers: Sequence[str] = ()) -> None:
         self._device = _find(device)
         self._reduced = network.precision is not None and network.precision.name == "bfloat16"
         self._layout = torch.channels_last if len(network.input_shape) == 3 else torch.contiguous_format
-        module: Any = network.to_module().eval().requires_grad_(False)  # torch's stubs lack `memory_format`
-        self._module = module.to(device=self._device, memory_format=self._layout)
+        module: Any = Taps(network, layers) if layers else network.to_module()  # torch's stubs lack `memory_format`
+        self._module = module.eval().requires_grad_(False).to(device=self._device, memory_format=self._layout)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "cpu", threads: int = 1) -> "TorchSession":
@@ -74,7 +76,8 @@ class TorchSession:
             EnvironmentNotReadyError: a GPU is asked for, and torch sees none.
         """
         torch.set_num_threads(threads)
-        return cls(unpack_network(path), device)
+        network, layers = unpack_network(path)
+        return cls(network, device, layers)
 
     def __call__(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Return the output, float32 of shape (rows, …), for inputs of shape (rows, …)."""
