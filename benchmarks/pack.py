@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def hdfs() -> Iterator[str]:
         finally:
             server.stdin.close()
             server.wait(timeout=60)
+
+
+def upload(folder: Path, target: str) -> None:
+    """Copy a folder's files; the name node answers each in its own time, so several at once."""
+    with ThreadPoolExecutor(16) as pool:
+        paths = list(folder.rglob("*.jpg"))
+        list(pool.map(lambda path: storage.upload(path, f"{target}/{path.relative_to(folder)}"), paths))
 
 
 def read(spark, where: str) -> tuple[float, float, tuple[int, int]]:
@@ -114,8 +122,7 @@ def main() -> None:
         result["disk"] = compare(spark, f"{folder}/loose", f"{folder}/packed", arguments.runs)
         if os.environ.get("SPARKWRIGHT_TEST_HADOOP"):
             with hdfs() as address:
-                for path in Path(folder, "loose").rglob("*.jpg"):
-                    storage.upload(path, f"{address}/loose/{path.relative_to(Path(folder, 'loose'))}")
+                upload(Path(folder) / "loose", f"{address}/loose")
                 result["hdfs"] = compare(spark, f"{address}/loose", f"{address}/packed", arguments.runs)
     spark.stop()
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
