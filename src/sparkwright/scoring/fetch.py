@@ -273,18 +273,10 @@ class Web:
                 "not allowed", f"{place.host} is at a private address; only allow_private=True lets it be fetched."
             )
         failure: OSError | None = None
-        for family, type_, protocol, _, address in allowed:
-            patience = clock.patience(self._limits.connect_timeout_s)
-            plain = _Socket(family, type_, protocol)
+        for family, _, _, _, address in allowed:
             try:
-                plain.settimeout(patience)
-                plain.connect(address)
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock: _Socket = plain
-                if place.secure:
-                    sock = self._tls.wrap_socket(plain, server_hostname=place.host)  # type: ignore[assignment]
+                sock = self._dial(family, address, place, clock)
             except OSError as error:
-                plain.close()
                 failure = error
                 continue
             kind = http.client.HTTPSConnection if place.secure else http.client.HTTPConnection
@@ -294,6 +286,17 @@ class Web:
             return connection
         assert failure is not None
         raise failure
+
+    def _dial(self, family: int, address: Any, place: Place, clock: _Clock) -> _Socket:
+        sock = _Socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(clock.patience(self._limits.connect_timeout_s))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return cast(_Socket, self._tls.wrap_socket(sock, server_hostname=place.host)) if place.secure else sock
+        except OSError:
+            sock.close()
+            raise
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
