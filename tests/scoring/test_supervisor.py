@@ -114,6 +114,11 @@ def test_photos_that_crash_the_process_get_errors_and_all_others_their_answers(p
     assert table.column("sha256").to_pylist()[62] == hashlib.sha256(png(62)).hexdigest()
 
 
+def test_a_task_of_nothing_but_photos_that_crash_has_all_its_rows(photos: Network) -> None:
+    check(scored(photos, [CRASH]), ["crashed"])
+    check(scored(photos, [CRASH, CRASH]), ["crashed"] * 2)
+
+
 def test_a_photo_that_ends_the_process_politely_gets_an_error_too(photos: Network) -> None:
     table = scored(photos, [png(0), EXIT, png(2)])
     check(table, [0, "crashed", 2])

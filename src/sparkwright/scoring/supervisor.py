@@ -110,6 +110,7 @@ class _Supervisor:
                 yield from self._leave()
             self._send(scorer, part)
         scorer.end()
+        yield from self._leave()  # what was answered alone
         while self._sent:
             self._receive(scorer)
             yield from self._leave()
