@@ -15,6 +15,8 @@ from sparkwright.session import Room, python_room
 from .photos import channel_means, means_network
 
 MIB = 1 << 20
+OVERHEAD = "spark.executor.memoryOverhead"
+ADVICE = f"more of it (--conf {OVERHEAD}=SIZE), or fewer tasks at once"
 
 
 class Session:
@@ -53,11 +55,9 @@ def test_containers_tell_what_python_may_take() -> None:
         assert found is not None
         return found
 
-    assert room() == Room(384 * MIB, 4, "spark.executor.memoryOverhead", "--conf spark.executor.memoryOverhead")
+    assert room() == Room(384 * MIB, 4, OVERHEAD, ADVICE)
     assert room(spark_executor_memory="8g").size == int(0.1 * 8192 * MIB)
-    assert room(spark_executor_memoryOverhead="3g", spark_task_cpus="2") == Room(
-        3072 * MIB, 2, "spark.executor.memoryOverhead", "--conf spark.executor.memoryOverhead"
-    )
+    assert room(spark_executor_memoryOverhead="3g", spark_task_cpus="2") == Room(3072 * MIB, 2, OVERHEAD, ADVICE)
     assert room(spark_executor_pyspark_memory="2048").size == 2048 * MIB
     standalone: Any = Session(spark_master="spark://host:7077")
     assert python_room(standalone) is None

@@ -214,8 +214,8 @@ def _refusal(graph: "Graph", needed: Estimate, room: Room) -> str:
     tasks = f"{room.tasks} tasks" if room.tasks > 1 else "one task"
     return (
         f"Scoring with `{graph.name}` needs about {_mib(needed.executor(room.tasks))} for the Python processes of "
-        f"{tasks} ({needed}; and Spark's worker), and there are {_mib(room.size)} ({room.told}). Give it more: "
-        f"{room.setting}; or use a smaller network."
+        f"{tasks} ({needed}; and Spark's worker), and there are {_mib(room.size)} ({room.told}). What helps: "
+        f"{room.setting}; or a smaller network."
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sparkwright.errors import EnvironmentNotReadyError, SparkwrightError
 from sparkwright.session._failures import worker_errors
 from sparkwright.session._java import find_java, java_version
+from sparkwright.session._memory import python_room
 from sparkwright.session._shipping import ship_library
 from sparkwright.session._size import cores, slots, threads_per_task
 from sparkwright.session._start import physical_memory_mib, start
@@ -31,6 +32,7 @@ _DRIVER_PACKAGES = ("pyspark", "torch", "onnxruntime", "numpy", "pyarrow", "pand
 
 _LITTLE_MEMORY_MIB = 4096
 _LITTLE_DISK_GIB = 5
+_LITTLE_TASK_MEMORY_MIB = 320  # see `sparkwright.scoring.memory`: MobileNet, and Spark's worker
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,27 @@ def _check_session(master: str | None, remote: str | None, conf: Mapping[str, st
         checks = [Check("Spark", True, found)]
         check_workers(spark, (*WORKER_PACKAGES, "torch"))
         checks.append(Check("Workers", True, "Python and packages as the driver's"))
+        checks.append(_check_room(spark))
     except SparkwrightError as error:
         checks.append(Check("Workers", False, "not ready", str(error)))
     finally:
         if before is None:
             spark.stop()
     return checks
+
+
+def _check_room(spark: "SparkSession") -> Check:
+    """Compare what a task's Python processes may take with what scoring by a small network takes."""
+    room = python_room(spark)
+    if room is None:
+        return Check("Task memory", None, "not limited by anything that Spark tells")
+    each = room.size // room.tasks // 2**20
+    found = f"{each:,} MiB for the Python processes of a task ({room.told}, {room.tasks} at once)"
+    advice = (
+        f"Scoring takes some {_LITTLE_TASK_MEMORY_MIB} MiB a task with a small network, 1.2 GiB with VGG16. Helps: "
+        f"{room.setting}."
+    )
+    return Check("Task memory", each >= _LITTLE_TASK_MEMORY_MIB, found, advice)
 
 
 def _dotted(version: list[int]) -> str:

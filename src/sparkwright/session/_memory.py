@@ -25,7 +25,7 @@ class Room:
         size: In bytes, for all of them together.
         tasks: That run there at the same time.
         told: Where `size` comes from.
-        setting: What makes it larger.
+        setting: What gives a task more of it.
     """
 
     size: int
@@ -45,7 +45,7 @@ def python_room(spark: "SparkSession") -> Room | None:
         free = available_bytes()
         if free is None:
             return None
-        return Room(free, local, "free memory of this machine", "fewer slots: --master local[N]")
+        return Room(free, local, "free memory of this machine", "fewer slots (--master local[N])")
     master = spark.conf.get("spark.master", "") or ""
     if not master.startswith(("yarn", "k8s")):
         return None
@@ -53,12 +53,12 @@ def python_room(spark: "SparkSession") -> Room | None:
     python = _get(spark, "spark.executor.pyspark.memory", "")
     if python:
         name = "spark.executor.pyspark.memory"
-        return Room(_bytes(python), tasks, name, f"--conf {name}")
+        return Room(_bytes(python), tasks, name, _larger(name))
     name = "spark.executor.memoryOverhead"
     told = _get(spark, name, "")
     share = float(_get(spark, "spark.executor.memoryOverheadFactor", str(_OVERHEAD_SHARE)))
     heap = _bytes(_get(spark, "spark.executor.memory", "1g"))
-    return Room(_bytes(told) if told else max(_LEAST_OVERHEAD, int(share * heap)), tasks, name, f"--conf {name}")
+    return Room(_bytes(told) if told else max(_LEAST_OVERHEAD, int(share * heap)), tasks, name, _larger(name))
 
 
 def available_bytes() -> int | None:
@@ -77,6 +77,10 @@ def available_bytes() -> int | None:
     except (OSError, ValueError):
         pass  # no Linux, or another version of control groups
     return min(found, default=None)
+
+
+def _larger(name: str) -> str:
+    return f"more of it (--conf {name}=SIZE), or fewer tasks at once"
 
 
 def _get(spark: "SparkSession", name: str, default: str) -> str:
