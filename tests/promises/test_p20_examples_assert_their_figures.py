@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,19 +78,16 @@ def test_an_example_names_its_sides(path, monkeypatch, photos, tmp_path):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("worst", "passes"), [(0.80, True), (0.99, False)])
-def test_photos_behind_urls_get_the_labels_that_the_network_is_known_for(data_dir, tmp_path, worst, passes):
-    """In a process with a session of its own; with a figure that the network cannot reach it must fail."""
+def test_photos_behind_urls_get_the_labels_that_the_network_is_known_for(data_dir, tmp_path):
+    """In a process with a session of its own."""
     example = next(path for path in EXAMPLES if path.stem == "labelling")
-    script = tmp_path / "labelling.py"
-    script.write_text(example.read_text(encoding="utf-8").replace("EXPECTED = 0.80", f"EXPECTED = {worst}"))
     network = next((data_dir / "nets" / "mobilenet_v1_0.75_224").glob("*.onnx"))
-    photos = data_dir / "images" / "imagenet_samples"
-    command = [sys.executable, script, photos, network, tmp_path / "labels"]
+    command = [sys.executable, example, data_dir / "images" / "imagenet_samples", network, tmp_path / "labels"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    assert (done.returncode == 0) == passes, done.stderr
-    assert "errors: {" in done.stdout
-    assert passes or f"expected at least {worst}" in done.stderr
+    assert done.returncode == 0, done.stderr
+    labelled = re.search(r"100 photos: (\d+) labels right, (\d+) among the best five; errors: ", done.stdout)
+    assert labelled, done.stdout
+    assert max(abs(int(labelled[1]) - 82), abs(int(labelled[2]) - 97)) <= 2
 
 
 def test_every_example_is_run_here_as_it_is_from_the_shell():
