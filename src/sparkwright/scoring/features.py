@@ -112,8 +112,7 @@ def featurize(
             _check_rate(spark, manifest, root, max_error_rate, input_column)
             manifest = _list_failed(spark, manifest, root, data, input_column)
         except BaseException:
-            if not holds_rows(storage.join(root, data)):  # else the next call goes on from there
-                _remove(storage.join(root, data))
+            _remove(storage.join(root, data), keep_rows=True)  # the next call goes on from them
             raise
     preprocessing = network.preprocessing.to_dict() if network.preprocessing else None
     manifest = replace(manifest, preprocessing=preprocessing)
@@ -186,10 +185,11 @@ def _compute(
     )
 
 
-def _remove(uri: str) -> None:
+def _remove(uri: str, keep_rows: bool = False) -> None:
     """Delete a folder that no manifest lists; that it cannot be deleted must hide no other error."""
     try:
-        storage.remove(uri)
+        if not (keep_rows and holds_rows(uri)):
+            storage.remove(uri)
     except Exception as error:  # any file system's
         log.warning("%s could not be removed: %s", uri, error)
 
