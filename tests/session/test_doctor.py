@@ -28,7 +28,7 @@ def test_workers_of_another_python_are_named(spark, monkeypatch):
 
 def test_the_doctor_finds_a_healthy_machine(spark):
     checks = {check.name: check for check in doctor("local[2]")}
-    assert list(checks) == ["Python", "Packages", "Java", "Memory", "Disk", "Spark", "Workers"]
+    assert list(checks) == ["Python", "Packages", "Java", "Memory", "Disk", "Spark", "Workers", "Task memory"]
     assert all(check.ok for check in checks.values()), checks
     assert "2 slots" in checks["Spark"].found
 

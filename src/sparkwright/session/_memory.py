@@ -42,7 +42,8 @@ def python_room(spark: "SparkSession") -> Room | None:
     """
     local = local_slots(spark)
     if local is not None:
-        free = available_bytes()
+        remote = "connect" in type(spark).__module__  # then the tasks run on the server's machine
+        free = None if remote else available_bytes()
         if free is None:
             return None
         return Room(free, local, "free memory of this machine", "fewer slots (--master local[N])")
