@@ -32,6 +32,9 @@ _LOOK_S = 1.0  # between two looks at a process that says nothing
 _WORDS = 4000  # characters
 _MOST_IDLE = 2
 
+# What people and systems send, seldom what a photo causes; SIGKILL is both, where memory runs out.
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
+
 
 class Died(Exception):  # noqa: N818  an event that is dealt with, not an error that anybody sees
     """A scoring process has died, or was killed because it did not go on.
@@ -42,11 +45,13 @@ class Died(Exception):  # noqa: N818  an event that is dealt with, not an error 
         marks: What its threads did last.
         status: What it returned, if it ended by itself; None if a signal did it.
         words: The end of what it wrote on its standard streams.
+        outside: Whether somebody else may have killed it, by its signal.
     """
 
     def __init__(self, how: str, kind: str, marks: list[Mark], status: int | None, words: str) -> None:
         super().__init__(how)
         self.how, self.kind, self.marks, self.status, self.words = how, kind, marks, status, words
+        self.outside = False
 
     def row_error(self) -> RowError:
         """Return the error of a row that did it twice, the second time alone."""
@@ -165,7 +170,9 @@ class Scorer:
             how = f"was killed by {name}{hint}"
         else:
             how = f"ended itself with status {status}"
-        raise Died(how, "crashed", read_marks(self._page), None if status < 0 else status, self._last_words())
+        death = Died(how, "crashed", read_marks(self._page), None if status < 0 else status, self._last_words())
+        death.outside = -status in _FROM_OUTSIDE
+        raise death
 
     def _look(self) -> None:
         """Kill the process if a thread reads one and the same row for too long."""

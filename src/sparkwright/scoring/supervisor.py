@@ -200,6 +200,7 @@ class _Supervisor:
     def _alone(self, row: _Part) -> bool:
         """Have one row scored with nothing beside it; return whether that killed the process."""
         plan = replace(self._task.plan, batch_size=1, threads=1, cores=None, max_error_rate=None, channel=None)
+        doubts = 1
         while row.answer is None:
             try:
                 scorer = self._begin(replace(self._task, plan=plan))
@@ -211,6 +212,9 @@ class _Supervisor:
                 self._bury()
                 if not death.marks:
                     self._blame_nobody(death)
+                    continue
+                if death.outside and doubts:  # that it happens twice by chance is hardly possible
+                    doubts -= 1
                     continue
                 self._culprits += 1
                 if self._culprits >= _MOST_CULPRITS:
