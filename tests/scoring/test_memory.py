@@ -40,6 +40,7 @@ def test_an_estimate_grows_with_batch_threads_and_weights() -> None:
     assert estimate(graph, 8, threads=3).activations == pytest.approx(3 * one.activations, abs=3)
     assert estimate(graph, 8, threads=1, cores=4).activations == pytest.approx(4 * one.activations, abs=4)
     assert estimate(graph, 8, torch=True).peak > one.peak
+    assert estimate(graph, 8, ahead_bytes=1000).running == one.running + 1000
     shared = replace(one, weights=100 * MIB, shared=True, activations=900 * MIB)
     assert shared.executor(4) - shared.executor(3) == shared.executor(1) - 100 * MIB
     assert replace(shared, shared=False).executor(4) == 4 * shared.executor(1)

@@ -90,7 +90,7 @@ def test_a_master_that_spark_does_not_know_is_refused_before_it_starts(master, m
     ],
 )
 def test_masters_of_every_kind_are_passed_to_spark(master):
-    _start._check_master(master)
+    assert _start._check_master(master) is None
 
 
 @pytest.mark.cluster

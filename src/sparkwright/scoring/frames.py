@@ -16,7 +16,7 @@ from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.memory import check_memory
 from sparkwright.scoring.outputs import Output, error_field
-from sparkwright.scoring.sources import source_of
+from sparkwright.scoring.sources import AHEAD_BYTES, Source, source_of
 from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def score_frame(
     added.append(error_field(error_column))
     _check_names(kept, added)
     plan = ScoringPlan(
-        **shipped(rows.sparkSession, graph, batch_size, device),
+        **shipped(rows.sparkSession, graph, source, batch_size, device),
         preprocessing=graph.preprocessing if photos else None,
         input_column=input_column,
         source=source,
@@ -119,7 +119,9 @@ def score_frame(
     return rows.mapInArrow(ScoringTask(plan), StructType([*kept, *added]))
 
 
-def shipped(spark: "SparkSession", graph: Graph, batch_size: int = BATCH_SIZE, device: str = "auto") -> dict[str, Any]:
+def shipped(
+    spark: "SparkSession", graph: Graph, source: Source, batch_size: int = BATCH_SIZE, device: str = "auto"
+) -> dict[str, Any]:
     """Send library and network to the executors; return what a `ScoringPlan` says of both.
 
     Raises:
@@ -131,7 +133,8 @@ def shipped(spark: "SparkSession", graph: Graph, batch_size: int = BATCH_SIZE, d
     if where == "cuda" and batch_size == BATCH_SIZE:
         batch_size = GPU_BATCH_SIZE
     elif where == "cpu" and graph.preprocessing is not None:
-        batch_size = check_memory(spark, graph, batch_size, torch=torch)
+        ahead_bytes = AHEAD_BYTES if source == "locations" else 0
+        batch_size = check_memory(spark, graph, batch_size, torch=torch, ahead_bytes=ahead_bytes)
     ship_library(spark)
     name, sha256 = _ship(spark, graph, torch=torch)
     return {

@@ -97,7 +97,13 @@ class Estimate:
 
 
 def estimate(
-    graph: "Graph", batch_size: int, threads: int = 1, cores: int | None = None, *, torch: bool = False
+    graph: "Graph",
+    batch_size: int,
+    threads: int = 1,
+    cores: int | None = None,
+    *,
+    torch: bool = False,
+    ahead_bytes: int = 0,
 ) -> Estimate:
     """Estimate the memory of a scoring process for photos.
 
@@ -107,6 +113,7 @@ def estimate(
         threads: Of the task.
         cores: Of the executor; where there are more than threads, a process has spare ones.
         torch: Whether torch runs the network.
+        ahead_bytes: Of photos that are fetched before they are decoded.
     """
     from sparkwright.scoring.runtime import SHARED_BYTES
 
@@ -119,7 +126,7 @@ def estimate(
         weights=len(graph.onnx),
         shared=not torch and len(graph.onnx) > SHARED_BYTES,
         activations=int(_SLACK * crew * batch_size * _per_row[graph.sha256]),
-        queues=(crew + 2) * inputs + crew * _DECODED,
+        queues=(crew + 2) * inputs + crew * _DECODED + ahead_bytes,
         arrow=_ARROW_BATCHES,
         batch_size=batch_size,
     )
@@ -185,7 +192,9 @@ def _sizes(model: "onnx.ModelProto") -> _Sizes:
     return _Sizes(list(graph.node), [given.name], sizes)
 
 
-def check_memory(spark: "SparkSession", graph: "Graph", batch_size: int, *, torch: bool = False) -> int:
+def check_memory(
+    spark: "SparkSession", graph: "Graph", batch_size: int, *, torch: bool = False, ahead_bytes: int = 0
+) -> int:
     """Return the batch size that fits into memory: the one given, or half, a quarter … of it.
 
     Args:
@@ -193,6 +202,7 @@ def check_memory(spark: "SparkSession", graph: "Graph", batch_size: int, *, torc
         graph: The network, which reads photos.
         batch_size: The one wanted.
         torch: Whether torch runs the network.
+        ahead_bytes: Of photos that a scoring process fetches before they are decoded.
 
     Raises:
         EnvironmentNotReadyError: not even single photos fit; says what takes how much, and which setting gives more.
@@ -202,7 +212,7 @@ def check_memory(spark: "SparkSession", graph: "Graph", batch_size: int, *, torc
         return batch_size
     threads, cores = threads_per_task(spark), executor_cores(spark)
     while True:
-        needed = estimate(graph, batch_size, threads, cores, torch=torch)
+        needed = estimate(graph, batch_size, threads, cores, torch=torch, ahead_bytes=ahead_bytes)
         if needed.executor(room.tasks) <= room.size:
             return batch_size
         if batch_size == 1:

@@ -80,7 +80,7 @@ def register(
     else:
         output = Classification(tuple(files.manifest["classes"]), "label", "probability", top_labels="top", k=top)
     plan = ScoringPlan(
-        **shipped(spark, graph, batch_size),
+        **shipped(spark, graph, "locations", batch_size),  # which take most; the type is told later
         preprocessing=graph.preprocessing,
         input_column=_VALUE,
         fetch=fetch or FetchLimits(),
