@@ -145,7 +145,7 @@ def test_damaged_weights_are_an_error(tmp_path: Path) -> None:
 def test_weights_file_of_unknown_name_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     save_file({"a": np.zeros(3, np.float32)}, file)
-    with pytest.raises(NameUnknownError, match=r"'mine' is no network of the catalogue.*load_network\(name, weights="):
+    with pytest.raises(NameUnknownError, match=r"'mine' is no network of the catalogue.*--weights\)"):
         load_network(file)
 
 
