@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 BATCH, SIZE = 128, (28, 28)
 
-# What a scoring process does, with the photos' decoding left out. Prints what it has of its own after the imports, and its
-# peak. Pages of library files are left out of both: how many are mapped at once is the kernel's choice.
+# What a scoring process does, with the photos' decoding left out. Prints what it has of its own after the imports, and
+# its peak. Pages of library files are left out of both: how many are mapped at once is the kernel's choice.
 CHILD = """
 import json, sys
 from pathlib import Path
