@@ -1,4 +1,4 @@
-"""The engine on a Spark task: Arrow batches in, Arrow batches out. Runs on executors, through ``mapInArrow``.
+"""The engine on Arrow batches: rows in, rows with results out. Runs in scoring processes.
 
 A `ScoringPlan` says all that a task must know and is small; the network itself is an artifact of the session.
 """
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -23,7 +23,6 @@ from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, TaskTimed, ignore
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.cores import Cores
-from sparkwright.scoring.devices import device_of_task
 from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
@@ -31,7 +30,7 @@ from sparkwright.scoring.outputs import Output, error_array
 from sparkwright.scoring.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
 from sparkwright.scoring.stopwatch import Stopwatch
 
-__all__ = ["ScoringPlan", "ScoringTask", "Tally", "cut", "rows_held", "run", "unanswered"]
+__all__ = ["ScoringPlan", "Tally", "cut", "rows_held", "run", "unanswered"]
 
 # Output of a block: large enough that a batch's overhead does not count, small enough to keep several.
 _BLOCK_BYTES = 8 << 20
@@ -93,24 +92,6 @@ class ScoringPlan:
     stage: str = "scoring"
     channel: Address | None = None
     device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class ScoringTask:
-    """The function that ``mapInArrow`` calls for each partition."""
-
-    plan: ScoringPlan
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pyspark import TaskContext
-
-        from sparkwright.scoring.supervisor import supervise
-        from sparkwright.session import shipped_path
-
-        context = TaskContext.get()
-        task = str(context.partitionId()) if context else "0"
-        plan = replace(self.plan, device=device_of_task(self.plan.device, context))
-        return supervise(batches, plan, shipped_path(plan.network), task)
 
 
 @dataclass

@@ -10,13 +10,14 @@ from weakref import WeakKeyDictionary
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.events import Address
-from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.arrow import ScoringPlan
 from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.memory import check_memory
 from sparkwright.scoring.outputs import Output, error_field
 from sparkwright.scoring.sources import AHEAD_BYTES, Source, source_of
+from sparkwright.scoring.supervisor import ScoringTask
 from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
 
 if TYPE_CHECKING:

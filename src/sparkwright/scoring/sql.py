@@ -10,13 +10,14 @@ import pyarrow as pa
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.models import Model
 from sparkwright.networks.network import Network
-from sparkwright.scoring.arrow import ScoringPlan, ScoringTask
+from sparkwright.scoring.arrow import ScoringPlan
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, shipped
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.outputs import Classification, Output, Regression, error_field
 from sparkwright.scoring.sources import Source
+from sparkwright.scoring.supervisor import ScoringTask
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

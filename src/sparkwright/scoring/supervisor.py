@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from sparkwright.errors import ErrorRateError, WorkerError
 from sparkwright.scoring.arrow import ScoringPlan, Tally, cut, rows_held, unanswered
+from sparkwright.scoring.devices import device_of_task
 from sparkwright.scoring.engine import RowError
 from sparkwright.scoring.marks import NETWORK, READING
 from sparkwright.scoring.scorer import Died, Scorer, give_back, take
 from sparkwright.scoring.wire import Task
 
-__all__ = ["supervise"]
+__all__ = ["ScoringTask", "supervise"]
 
 # What a process has at once: so many bytes a thread, and parts enough that it always has a next one.
 _BYTES_PER_THREAD = 32 << 20
@@ -31,6 +32,23 @@ _PARTS = 3
 
 # Deaths in succession, without an answer between them, for which no row is to blame; and for which rows are.
 _MOST_DEATHS, _MOST_CULPRITS = 3, 10
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """The function that ``mapInArrow`` calls for each partition."""
+
+    plan: ScoringPlan
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        from sparkwright.session import shipped_path
+
+        context = TaskContext.get()
+        task = str(context.partitionId()) if context else "0"
+        plan = replace(self.plan, device=device_of_task(self.plan.device, context))
+        return supervise(batches, plan, shipped_path(plan.network), task)
 
 
 def supervise(
