@@ -41,12 +41,11 @@ def predict(
     check_precision(precision)
     options.check_paths(data, master, remote, conf)
     with options.open_session(master, remote, conf) as spark:
-        found: str | Model = options.find_model(model)
+        path = options.find_model(model)
+        found: str | Model = path
         rows, column, total = open_data(spark, data, None)
         if precision != "float32":
-            found = reduce_precision(
-                Model.load(options.find_model(model)), rows, precision, input_column=column, threshold=min_agreement
-            )
+            found = reduce_precision(Model.load(path), rows, precision, input_column=column, threshold=min_agreement)
         if out is None:
             _print_first(rows, column, found, top, total, as_json=as_json)
             return

@@ -28,7 +28,18 @@ from numpy.typing import NDArray
 from sparkwright.networks.preprocessing import ImageError
 from sparkwright.scoring.cores import Cores
 
-__all__ = ["Block", "Forward", "Matrix", "Result", "RowError", "Scored", "held_back", "score", "score_matrix"]
+__all__ = [
+    "Block",
+    "Forward",
+    "Matrix",
+    "Result",
+    "RowError",
+    "Scored",
+    "crew_size",
+    "held_back",
+    "score",
+    "score_matrix",
+]
 
 # Spare threads of a process, and how long one sleeps between two looks for a free core: on an executor with many busy
 # cores, looking must cost nothing.
@@ -157,6 +168,11 @@ def _checked(outputs: NDArray[np.float32]) -> list[Result]:
     ]
 
 
+def crew_size(threads: int, cores: int | None) -> int:
+    """Return how many threads a scoring process has, spare ones with them, on an executor with so many cores."""
+    return threads + max(0, min(_MOST_SPARE, (cores or threads) - threads))
+
+
 def held_back(batch_size: int, threads: int) -> int:
     """Return how many rows `score` may hold back until it gets more, or None, or the end."""
     return batch_size * (threads + _MOST_SPARE + 2)
@@ -252,7 +268,7 @@ class _Crew:
         self._cores = cores
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
-        spare = 0 if cores is None else max(0, min(_MOST_SPARE, cores.count - threads))
+        spare = crew_size(threads, cores.count if cores else None) - threads
         works = [self._work] * threads + [self._help] * spare
         self._threads = [threading.Thread(target=work, name="sparkwright-score", daemon=True) for work in works]
         self._own = threads

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparkwright.errors import EnvironmentNotReadyError
+from sparkwright.scoring.engine import crew_size
 from sparkwright.session import Room, executor_cores, python_room, threads_per_task
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _WORKER = 85 * _MIB
 
 _ARROW_BATCHES = 24 * _MIB  # in flight between worker and scoring process, in each of the two
 _DECODED = 16 * _MIB  # a photo of some 4 million pixels, while it is decoded and resized
-_MOST_SPARE = 3  # threads; see `sparkwright.scoring.engine`
 
 # Kernels want some space of their own, and the allocator rounds up.
 _SLACK = 1.15
@@ -117,7 +117,7 @@ def estimate(
     """
     from sparkwright.scoring.runtime import SHARED_BYTES
 
-    crew = threads + max(0, min(_MOST_SPARE, (cores or threads) - threads))
+    crew = crew_size(threads, cores)
     if graph.sha256 not in _per_row:
         _per_row[graph.sha256] = activation_bytes(graph.onnx)
     inputs = 4 * math.prod(graph.input_shape) * batch_size
