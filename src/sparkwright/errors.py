@@ -7,6 +7,7 @@
     │   ├── NotFoundError (FileNotFoundError)   no such path, or nothing usable in it
     │   ├── ExistsError (FileExistsError)       output is there already
     │   ├── ColumnError                         a column is missing or of the wrong type
+    │   ├── NotFiniteError                      a loss became NaN or infinite
     │   └── NameUnknownError (LookupError)      no network, layer, class … of that name
     ├── ModelError (ValueError)             a model's files are damaged, altered, or of a newer format
     ├── DownloadError (OSError)             weights could not be fetched, or are not what they should be
@@ -31,6 +32,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "NameUnknownError",
+    "NotFiniteError",
     "NotFoundError",
     "PrecisionError",
     "SparkwrightError",
@@ -58,6 +60,10 @@ class ExistsError(InputError, FileExistsError):
 
 class ColumnError(InputError):
     """A column is missing, of the wrong type, or holds values that cannot be used."""
+
+
+class NotFiniteError(InputError):
+    """A training's loss became NaN or infinite."""
 
 
 class NameUnknownError(InputError, LookupError):

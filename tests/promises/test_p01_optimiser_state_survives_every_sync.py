@@ -7,6 +7,7 @@ from torch import nn
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.strategies._base import Interval
 from sparkwright.training.strategies.averaging import Averaging
 from sparkwright.training.tasks import Classification
 from sparkwright.training.transports.in_process import InProcess
@@ -17,7 +18,7 @@ def trajectory(optimizer: str, sync_every: int, replicas: int) -> torch.Tensor:
     config = TrainingConfig(optimizer=optimizer, replicas=replicas, batch_size=8, seed=1)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(64, 5, generator=generator), torch.randint(3, (64,), generator=generator)
-    shard, task = Shard(x, y, torch.ones(64), np.arange(64)), Classification(np.ones(3, np.float32), 0)
+    shard, task = Shard(x, y, torch.ones(64), np.arange(64), np.arange(64)), Classification(np.ones(3, np.float32), 0)
     torch.manual_seed(0)
     module = nn.Linear(5, 3)
     state = module.state_dict()
@@ -29,11 +30,11 @@ def trajectory(optimizer: str, sync_every: int, replicas: int) -> torch.Tensor:
     strategy, transport = Averaging(sync_every), InProcess(replicas)
     for worker in workers:
         worker.start_epoch(1, 8)
-    for number in range(8):
-        for worker in workers:
-            worker.step(number, number + 1, 0.1)
-        if strategy.due(number, 8):
-            strategy.combine(workers, transport)
+    strategy.start(workers)
+    for numbers in strategy.intervals(8):
+        rows = np.full(replicas, 8 * len(numbers))
+        interval = Interval(numbers, numbers.start + 1, [0.1] * len(numbers), rows, last=numbers.stop == 8)
+        strategy.advance(workers, interval, transport)
     return workers[0].flat.state_SN
 
 

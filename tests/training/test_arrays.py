@@ -173,7 +173,7 @@ def test_events_tell_of_all_replicas() -> None:
         (
             lambda x, y: (x * 1e30, y),
             InputError,
-            r"The loss became .* in epoch 1 .* Lower `learningRate` \(now 1e\+30\)",
+            r"The loss became nan in step 2 of replica 0\. Lower `learningRate` \(now 1e\+30\).* keys [0-9a-f]{16}, ",
         ),
         (lambda x, y: (x, y[:-1]), InputError, r"features of shape \(300, 8\) and 299 labels"),
     ],

@@ -15,7 +15,7 @@ CONFIG = TrainingConfig(epochs=5, replicas=2, batch_size=16)
 def shard(logits: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Shard:
     w = np.ones(len(y), np.float32) if weight is None else weight.astype(np.float32)
     x, order = torch.from_numpy(logits.astype(np.float32)), np.arange(len(y))
-    return Shard(x, torch.from_numpy(y), torch.from_numpy(w), order)
+    return Shard(x, torch.from_numpy(y), torch.from_numpy(w), order, order)
 
 
 def drawn(rows: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:

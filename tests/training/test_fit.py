@@ -179,7 +179,7 @@ class FailingJob(TrainingJob):
 
         from sparkwright.training.replica import Replica
 
-        original, how = Replica.step, self.columns.weight
+        original, how = Replica.backward, self.columns.weight
 
         def step(replica: Any, number: int, count: int, rate: float) -> None:
             if count == 10 and how == "signal":
@@ -189,11 +189,11 @@ class FailingJob(TrainingJob):
             original(replica, number, count, rate)
 
         if BarrierTaskContext.get().partitionId() == 1:
-            Replica.step = step  # type: ignore[method-assign]
+            Replica.backward = step  # type: ignore[method-assign]
         try:
             yield from super().__call__(batches)
         finally:
-            Replica.step = original  # type: ignore[method-assign]  # the process may be used again
+            Replica.backward = original  # type: ignore[method-assign]  # the process may be used again
 
     def _stored(self, batches: Iterator[pa.RecordBatch], hosted: range, rank: int, emit: Emit) -> Store:
         if rank == 1 and self.columns.weight == "before":

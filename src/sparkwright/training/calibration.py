@@ -5,8 +5,9 @@ temperature (Guo et al. 2017) mends most of it and changes no label.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from sparkwright.training.transports._base import Transport
 __all__ = ["find_temperature"]
 
 _LARGEST = 20.0  # temperatures are looked for between its inverse and it
-_HALVINGS = 20  # of the logarithm of that range: six digits
+_PARTS, _TIMES = 4, 10  # of the logarithm of that range, again and again: six digits with few messages
 _ROWS = 16_384  # of a replica; one number needs no more. Orders go by hashes, so the first are any
 
 
@@ -24,8 +25,9 @@ _ROWS = 16_384  # of a replica; one number needs no more. Orders go by hashes, s
 def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transport: Transport) -> float:
     """Return the temperature of the least log-loss on validation rows; a collective call.
 
-    The log-loss is convex in the inverse of the temperature, so its slope is halved to zero. A row's worth of weight is
-    spread over all classes beside the labels (as in Platt 1999), lest a few rows that are all right ask for certainty.
+    The log-loss is convex in the inverse of the temperature, so its slope's change of sign is closed in on. A row's
+    worth of weight is spread over all classes beside the labels (as in Platt 1999), lest a few rows that are all right
+    ask for certainty.
 
     Args:
         module: From features to logits, in inference mode; the same in every process.
@@ -33,17 +35,27 @@ def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transpo
         transport: Where the sums of replicas come together.
     """
     shards = [validation[replica] for replica in transport.hosted]
-    measured = [_measured(module, shard) for shard in shards]
-    total = float(transport.tree_sum([w_B.sum() for _, _, w_B in measured]))
+    measured: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def rows() -> list[tuple[Tensor, Tensor, Tensor]]:
+        if not measured:
+            measured.extend(_measured(module, shard) for shard in shards)
+        return measured
+
+    total = float(transport.sum_of(lambda: [w_B.sum() for _, _, w_B in rows()]))
     if not total > 0:  # all validation rows weigh nothing
         return 1.0
-    low, high = -math.log(_LARGEST), math.log(_LARGEST)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        slope = transport.tree_sum([_slope(*rows, math.exp(-middle), 1 / (total + 1)) for rows in measured])
+    bounds = [-math.log(_LARGEST), math.log(_LARGEST)]
+    for _ in range(_TIMES):
+        bounds = np.linspace(bounds[0], bounds[1], _PARTS + 1).tolist()
+
+        def slopes(inner: Sequence[float] = bounds[1:-1]) -> list[Tensor]:
+            return [torch.stack([_slope(*of, math.exp(-middle), 1 / (total + 1)) for middle in inner]) for of in rows()]
+
         # Where the log-loss still falls as the logits grow, the temperature is lower.
-        low, high = (low, middle) if slope < 0 else (middle, high)
-    return math.exp((low + high) / 2)
+        part = int((transport.sum_of(slopes) >= 0).sum())
+        bounds = bounds[part : part + 2]
+    return math.exp(sum(bounds) / 2)
 
 
 def _measured(module: nn.Module, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,12 +8,14 @@ from typing import Any, Literal, Self, cast
 
 from sparkwright.errors import InputError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "METRICS", "OPTIMIZERS", "SCHEDULES", "TASKS", "TrainingConfig"]
+__all__ = ["ACTIVATIONS", "COMPRESSIONS", "METRICS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainingConfig"]
 
 TASKS = ("classification", "regression")
 ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
+STRATEGIES = ("averaging", "all_reduce", "outer")
+COMPRESSIONS = ("float16", "bfloat16")
 
 # Task → metric of the validation rows → whether less or more of it is better.
 METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
@@ -50,7 +52,15 @@ class TrainingConfig:
         epochs: Passes over the training rows, at most.
         batch_size: Rows that a replica takes a step, at most: a replica's rows are dealt evenly over the steps.
         replicas: Copies of the weights that train on shards of their own. Part of the result, unlike workers.
-        sync_every: Steps between two syncs; the end of an epoch is always one.
+        strategy: How replicas combine: ``"averaging"`` of weights and optimiser's state every so many steps,
+            ``"all_reduce"`` of gradients at each step (synchronous SGD), or ``"outer"``: an outer optimiser over the
+            mean change (DiLoCo; Douillard et al. 2023).
+        sync_every: Steps between two syncs; the end of an epoch is always one. Without meaning for ``"all_reduce"``.
+        outer_rate: Learning rate of the outer optimiser.
+        outer_momentum: Nesterov's momentum of the outer optimiser.
+        pull: Share of the way to the common weights that a replica moves at a sync of ``"outer"``; below 1 it is
+            elastic averaging (Zhang et al. 2015).
+        compression: What replicas send: None (all of it), ``"float16"`` or ``"bfloat16"``.
         patience: Epochs without a better `monitor` on the validation rows after which training stops; None trains all.
         validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
         monitor: What chooses the best epoch: ``"loss"`` or ``"accuracy"``; in a regression ``"loss"``, ``"rmse"``,
@@ -83,7 +93,12 @@ class TrainingConfig:
     epochs: int = 50
     batch_size: int = 32
     replicas: int = 4
+    strategy: str = "averaging"
     sync_every: int = 4
+    outer_rate: float = 0.7
+    outer_momentum: float = 0.9
+    pull: float = 1.0
+    compression: str | None = None
     patience: int | None = 25
     validate_every: int = 1
     monitor: str = "loss"
@@ -152,14 +167,22 @@ class TrainingConfig:
 
     def _unknown_names(self) -> list[str]:
         problems = []
-        choices = {"task": TASKS, "activation": ACTIVATIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        choices: dict[str, tuple[str | None, ...]] = {
+            "task": TASKS,
+            "activation": ACTIVATIONS,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "strategy": STRATEGIES,
+            "compression": (None, *COMPRESSIONS),
+        }
         if self.task in METRICS:
             choices["monitor"] = tuple(METRICS[self.task])
         for name, known in choices.items():
             given = getattr(self, name)
             if given not in known:
+                names = [str(choice) for choice in known]
                 problems.append(
-                    f"`{name}` must be one of {', '.join(known)}, not {given!r}.{did_you_mean(str(given), known)}"
+                    f"`{name}` must be one of {', '.join(names)}, not {given!r}.{did_you_mean(str(given), names)}"
                 )
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
@@ -213,6 +236,9 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
     ("replicas", "a whole number of at least 1", lambda v: v >= 1),
     ("sync_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("outer_rate", "above 0", lambda v: v > 0),
+    ("outer_momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("pull", "above 0 and at most 1", lambda v: 0 < v <= 1),
     ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
     ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),

@@ -3,10 +3,11 @@
 It runs in every process of a training, with the rows of the replicas hosted there.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, St
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.calibration import find_temperature
+from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import TRAIN, VALIDATION
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
@@ -26,7 +28,7 @@ from sparkwright.training.moments import Moments, measure_moments
 from sparkwright.training.population import Population
 from sparkwright.training.replica import Shard
 from sparkwright.training.rows import Rows
-from sparkwright.training.strategies.averaging import Averaging
+from sparkwright.training.strategies import make_strategy
 from sparkwright.training.tasks import Classification, Regression, Task, class_factors
 from sparkwright.training.transports._base import Transport
 
@@ -52,6 +54,30 @@ class Outcome:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What the refit must know of the selection.
+
+    Attributes:
+        best_epoch: As in `Outcome`.
+        history: As in `Outcome`.
+        temperature: As in `Outcome`.
+    """
+
+    best_epoch: int
+    history: list[EpochEnded]
+    temperature: float
+
+    def to_notes(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_notes(notes: Mapping[str, Any]) -> "Selection":
+        """Rebuild from `to_notes`."""
+        return Selection(**{**notes, "history": [EpochEnded(**event) for event in notes["history"]]})
+
+
 def build_head(config: TrainingConfig, width: int, outputs: int) -> TorchNetwork:
     """Return the head before training: standardisation (mean 0, factor 1, if asked), hidden layers, output."""
     neutral = {"mean": np.zeros(width), "scale": np.ones(width)} if config.standardise else {}
@@ -64,6 +90,7 @@ def train_head(
     rows: Mapping[int, Rows],
     transport: Transport,
     emit: Emit = ignore,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Train the replicas hosted here; a collective call.
 
@@ -73,32 +100,40 @@ def train_head(
         rows: Of each hosted replica.
         transport: To the other processes.
         emit: What takes events; give one in rank 0's process only.
+        checkpoints: Where the training is kept, and goes on from if it is there already.
 
     Raises:
-        InputError: The loss is not finite.
+        NotFiniteError: The loss is not finite.
+        InputError: `checkpoints` holds another training.
     """
     started = time.perf_counter()
+    saved = checkpoints.latest(transport.hosted) if checkpoints else None
+    seconds: dict[str, float] = {}
     with cpu_threads(config.threads):
-        validation = VALIDATION if population.validated else None
-        fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit)
-        temperature = 1.0
-        if config.calibrate and population.classes and population.validated:
-            temperature = find_temperature(fitted.module, _shards(rows, population, [VALIDATION]), transport)
-        seconds = {"selection": time.perf_counter() - started}
-        best, history = fitted.epoch, fitted.history
+        if saved is None or saved.phase == "selection":
+            validation = VALIDATION if population.validated else None
+            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved)
+            saved = None
+            temperature = 1.0
+            if config.calibrate and population.classes and population.validated:
+                temperature = find_temperature(fitted.module, _shards(rows, population, [VALIDATION]), transport)
+            selection = Selection(fitted.epoch, fitted.history, temperature)
+            seconds["selection"] = time.perf_counter() - started
+        else:
+            selection = Selection.from_notes(saved.facts["notes"])
         if config.refit and population.validated:
             started = time.perf_counter()
-            emit(StageStarted("refit", total=best, unit="epochs"))
+            emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
             progress = _RefitProgress(emit)
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-            again = config.replace(epochs=best)
-            fitted = _fit(again, population, rows, transport, [TRAIN, VALIDATION], None, progress)
+            again, sides, notes = config.replace(epochs=selection.best_epoch), [TRAIN, VALIDATION], selection.to_notes()
+            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, notes)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
-        if temperature != 1:
-            _divide(fitted.module.get_submodule("output"), temperature)
+        if selection.temperature != 1:
+            _divide(fitted.module.get_submodule("output"), selection.temperature)
         weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
-    return Outcome(weights, best, history, temperature, seconds)
+    return Outcome(weights, selection.best_epoch, selection.history, selection.temperature, seconds)
 
 
 def _fit(
@@ -109,6 +144,9 @@ def _fit(
     sides: Sequence[int],
     validation: int | None,
     emit: Emit,
+    checkpoints: Checkpoints | None,
+    saved: Snapshot | None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train one head from the start, on the rows of some sides."""
     names = ("train",) if len(sides) == 1 else ("train", "validation")
@@ -125,8 +163,9 @@ def _fit(
         _standardise(module, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
     train = _shards(rows, population, sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
-    loop = Loop(config, task, Averaging(config.sync_every), transport, emit)
-    fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]))
+    phase = "selection" if notes is None else "refit"
+    loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes or {})
+    fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]), saved)
     task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
     return fitted
 
@@ -147,6 +186,7 @@ def _shards(
             _targets(own, population.classes),
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
+            own.key,
         )
         for replica, own in rows.items()
     }

@@ -6,22 +6,25 @@ the transport's fixed tree, so that all processes decide alike.
 
 import contextlib
 import copy
+import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparkwright.errors import InputError
+from sparkwright.errors import NotFiniteError
 from sparkwright.events import Emit, EpochEnded, ignore
+from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica import Replica, Shard, batch_sizes
 from sparkwright.training.schedule import rate_at
-from sparkwright.training.strategies._base import Strategy
+from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.tasks import Task
 from sparkwright.training.transports._base import Transport
 
@@ -51,19 +54,20 @@ class BestEpoch:
 
     Attributes:
         epoch: The best epoch so far; 0 before the first.
+        value: What it had.
     """
 
     def __init__(self, direction: str, patience: int | None) -> None:
         self._sign = 1.0 if direction == "min" else -1.0
         self._patience = patience
-        self._best = math.inf
         self.epoch = 0
+        self.value = math.nan
 
     def see(self, epoch: int, value: float) -> bool:
         """Take an epoch's value; return whether it is the best so far. NaN never is."""
-        if not self._sign * value < self._best:
+        if (self.epoch and not self._sign * value < self._sign * self.value) or math.isnan(value):
             return False
-        self._best, self.epoch = self._sign * value, epoch
+        self.epoch, self.value = epoch, value
         return True
 
     def exhausted(self, epoch: int) -> bool:
@@ -96,6 +100,9 @@ class Loop:
         strategy: How replicas combine.
         transport: How their bytes move.
         emit: What takes an event for each epoch; called in rank 0's process.
+        checkpoints: Where the training is kept, so that it can go on; None keeps it nowhere.
+        phase: Under which name.
+        notes: What a checkpoint is to remember of earlier phases, as JSON can hold it.
     """
 
     config: TrainingConfig
@@ -103,12 +110,16 @@ class Loop:
     strategy: Strategy
     transport: Transport
     emit: Emit = ignore
+    checkpoints: Checkpoints | None = None
+    phase: str = "selection"
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def fit(
         self,
         module: nn.Module,
         train: Mapping[int, Shard],
         validation: Mapping[int, Shard] | None = None,
+        saved: Snapshot | None = None,
     ) -> Fitted:
         """Train copies of `module`, one for each hosted replica; a collective call.
 
@@ -116,24 +127,34 @@ class Loop:
             module: The layers with their first weights, the same in every process.
             train: Shard of each hosted replica; together they hold at least one row.
             validation: Likewise the rows that choose the best epoch; None keeps the last epoch's weights.
+            saved: Where to go on, with the hosted replicas' own tensors; None begins.
 
         Raises:
-            InputError: The loss is not finite.
+            NotFiniteError: The loss is not finite.
         """
         last = self.config.epochs
         replicas = [
             Replica(index, copy.deepcopy(module), train[index], self.task, self.config)
             for index in self.transport.hosted
         ]
-        counts = self._summed([{replica.index: float(len(replica.shard.order))} for replica in replicas])[
+        counts = self._summed(lambda: [{replica.index: float(len(replica.shard.order))} for replica in replicas])[
             : self.transport.replicas
         ]
         steps = math.ceil(counts.max() / self.config.batch_size)
         best = BestEpoch(self.config.direction, self.config.patience)
-        kept, history = replicas[0].flat.weights_N.clone(), []
-        for epoch in range(1, last + 1):
+        kept, history = replicas[0].flat.weights_N.clone(), list[EpochEnded]()
+        if saved is not None:
+            for replica in replicas:
+                replica.flat.state_SN.copy_(saved.common["state"])
+            kept.copy_(saved.common["kept"])
+            best.epoch, best.value = saved.facts["best"]
+            history = [EpochEnded(**event) for event in saved.facts["history"]]
+        self.strategy.start(replicas, saved.common if saved else None)
+        for epoch in range(saved.epoch if saved else 1, last + 1):
             looks = epoch % self.config.validate_every == 0 or epoch == last
-            ended = self._epoch(replicas, counts, epoch, last, steps, validation if looks else None)
+            state = _State(replicas, counts, steps, kept, best, history, saved)
+            ended = self._epoch(state, epoch, validation if looks else None)
+            saved = None
             if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
                 ended = replace(ended, best=True)
                 kept.copy_(replicas[0].flat.weights_N)
@@ -146,37 +167,37 @@ class Loop:
             replicas[0].flat.weights_N.copy_(kept)
         return Fitted(replicas[0].module.eval(), best.epoch or last, history)
 
-    def _epoch(
-        self,
-        replicas: Sequence[Replica],
-        counts: NDArray[np.float64],
-        epoch: int,
-        last: int,
-        steps: int,
-        validation: Mapping[int, Shard] | None,
-    ) -> EpochEnded:
-        started, syncing = time.perf_counter(), 0.0
+    def _epoch(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
+        replicas, counts, steps, saved = state.replicas, state.counts, state.steps, state.saved
+        before = saved.facts["seconds"] if saved else [0.0, 0.0]
+        started, syncing = time.perf_counter() - before[0], self.transport.seconds - before[1]
         for replica in replicas:
             replica.start_epoch(epoch, steps)
-        for number in range(steps):
-            rate = rate_at(self.config, epoch - 1 + number / steps)
-            for replica in replicas:
-                replica.step(number, (epoch - 1) * steps + number + 1, rate)
-            if self.strategy.due(number, steps):
-                before = time.perf_counter()
-                self.strategy.combine(replicas, self.transport)
-                syncing += time.perf_counter() - before
-        losses, trained, validated = self._measured(replicas, validation)
-        seconds = time.perf_counter() - started
-        if not np.isfinite(losses).all():
-            raise InputError(
-                f"The loss became {losses.sum()} in epoch {epoch} (replicas "
-                f"{', '.join(map(str, np.flatnonzero(~np.isfinite(losses))))}). Lower `learningRate` (now "
+            if saved is not None:
+                self._restore(replica, saved.replicas[replica.index])
+        rows_RB = np.stack([batch_sizes(int(count), steps) for count in counts])
+        for numbers in self.strategy.intervals(steps, saved.number if saved else 0):
+            interval = Interval(
+                numbers,
+                (epoch - 1) * steps + numbers.start + 1,
+                [rate_at(self.config, epoch - 1 + number / steps) for number in numbers],
+                rows_RB[:, numbers.start : numbers.stop].sum(1),
+                last=numbers.stop == steps,
+            )
+            self.strategy.advance(replicas, interval, self.transport)
+            if self.checkpoints is not None and self.checkpoints.due(self.transport):
+                spent = (time.perf_counter() - started, self.transport.seconds - syncing)
+                self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, spent), self.transport)
+        if not bool(torch.isfinite(replicas[0].flat.weights_N).all()):
+            raise NotFiniteError(
+                f"The weights became NaN or infinite at the end of epoch {epoch}. Lower `learningRate` (now "
                 f"{self.config.rate}), or look for extreme values in the features."
             )
+        losses, trained, validated = self._measured(replicas, validation)
+        seconds = time.perf_counter() - started
         return EpochEnded(
             epoch=epoch,
-            epochs=last,
+            epochs=self.config.epochs,
             train_loss=float(losses.sum() / counts.sum()),
             replica_losses=(losses / np.maximum(counts, 1)).tolist(),
             training={name: value for name, value in trained.items() if name != "loss"},
@@ -184,36 +205,79 @@ class Loop:
             learning_rate=rate_at(self.config, epoch - 1),
             rows=int(counts.sum()),
             seconds=seconds,
-            sync_share=syncing / seconds,
+            sync_share=(self.transport.seconds - syncing) / seconds,
         )
+
+    def _snapshot(self, state: "_State", epoch: int, number: int, seconds: Sequence[float]) -> Snapshot:
+        codec = self.strategy.codec
+        residuals = codec.residuals if codec else {}
+        own = {
+            replica.index: replica.carried()
+            | ({"residual": residuals[replica.index]} if replica.index in residuals else {})
+            for replica in state.replicas
+        }
+        common = {"state": state.replicas[0].flat.state_SN, "kept": state.kept, **self.strategy.state()}
+        facts = {
+            "best": [state.best.epoch, state.best.value],
+            "history": [dataclasses.asdict(event) for event in state.history],
+            "seconds": list(seconds),
+            "notes": dict(self.notes),
+        }
+        return Snapshot(self.phase, epoch, number, common, own, facts)
+
+    def _restore(self, replica: Replica, own: Mapping[str, Tensor]) -> None:
+        replica.restore(own)
+        if self.strategy.codec is not None and "residual" in own:
+            self.strategy.codec.residuals[replica.index] = own["residual"].clone()
 
     def _measured(
         self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None
     ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float]]:
         """Return each replica's sum of losses, and the metrics of the epoch's training rows and the validation rows."""
         count, width = self.transport.replicas, self.task.sums
-        sums = []
-        for replica in replicas:
-            replica.end_epoch()
-            own = {replica.index: replica.loss_sum}
-            own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
-            if validation is not None:
-                measured = _measure(replica.module, validation[replica.index], self.task)
-                own |= {count + width + place: float(value) for place, value in enumerate(measured)}
-            sums.append(own)
+
+        def sums() -> list[dict[int, float]]:
+            found = []
+            for replica in replicas:
+                replica.end_epoch()
+                own = {replica.index: replica.loss_sum}
+                own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
+                if validation is not None:
+                    measured = _measure(replica.module, validation[replica.index], self.task)
+                    own |= {count + width + place: float(value) for place, value in enumerate(measured)}
+                found.append(own)
+            return found
+
         losses, trained, validated = np.split(self._summed(sums), [count, count + width])
         return losses, self.task.metrics(trained), self.task.metrics(validated) if validation is not None else {}
 
-    def _summed(self, parts: Sequence[Mapping[int, float]]) -> NDArray[np.float64]:
+    def _summed(self, local: Callable[[], Sequence[Mapping[int, float]]]) -> NDArray[np.float64]:
         """Sum over all replicas vectors given by their elements: one a replica, then the task's sums of both sides."""
-        vectors = []
-        for part in parts:
-            vector = torch.zeros(self.transport.replicas + 2 * self.task.sums, dtype=torch.float64)
-            for place, value in part.items():
-                vector[place] = value
-            vectors.append(vector)
-        summed: NDArray[np.float64] = self.transport.tree_sum(vectors).numpy()
+
+        def vectors() -> list[Tensor]:
+            made = []
+            for part in local():
+                vector = torch.zeros(self.transport.replicas + 2 * self.task.sums, dtype=torch.float64)
+                for place, value in part.items():
+                    vector[place] = value
+                made.append(vector)
+            return made
+
+        summed: NDArray[np.float64] = self.transport.sum_of(vectors).numpy()
         return summed
+
+
+@dataclass
+class _State:
+    """A training between two epochs, or where a checkpoint left it."""
+
+    replicas: Sequence[Replica]
+    counts: NDArray[np.float64]
+    steps: int
+    kept: Tensor
+    best: BestEpoch
+    history: list[EpochEnded]
+    saved: Snapshot | None
 
 
 @torch.no_grad()

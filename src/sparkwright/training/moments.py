@@ -57,8 +57,10 @@ def measure_moments(
     orders = {replica: own.order(sides) for replica, own in rows.items()}
 
     def total(term: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        parts = [torch.from_numpy(_sum(rows[r], orders[r], weights[r], term)) for r in transport.hosted]
-        return transport.tree_sum(parts).numpy()
+        def parts() -> list[torch.Tensor]:
+            return [torch.from_numpy(_sum(rows[r], orders[r], weights[r], term)) for r in transport.hosted]
+
+        return transport.sum_of(parts).numpy()
 
     count, weight, *sums = total(lambda values: values)
     mean = np.array(sums) / count

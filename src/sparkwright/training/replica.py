@@ -1,22 +1,25 @@
 """A replica: one copy of the weights that trains on its own shard."""
 
 import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparkwright.errors import NotFiniteError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.optimizers import make_optimizer
 from sparkwright.training.tasks import Task
 
-__all__ = ["Replica", "Shard", "derived_seed"]
+__all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
 
 _MEASURED_AT_ONCE = 1024  # rows, about
+_KEYS_TOLD = 32  # of a batch, in an error
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,19 @@ class Shard:
         y_N: Targets, as the task defines them.
         w_N: Weights of rows, float32.
         order: Indices of this shard's rows, sorted by the hash of their content: the order that results depend on.
+        key_N: That hash of each row, int64, for messages.
     """
 
     x_NF: Tensor
     y_N: Tensor
     w_N: Tensor
     order: NDArray[np.int64]
+    key_N: NDArray[np.int64]
+
+
+def batch_sizes(rows: int, steps: int) -> NDArray[np.int64]:
+    """Return how many of a shard's rows each step of an epoch takes: as evenly as possible."""
+    return np.diff(np.arange(steps + 1) * rows // steps)
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -54,7 +64,8 @@ class Replica:
 
     Attributes:
         flat: Weights and optimiser's state.
-        rows: Rows trained on since the last sync.
+        steps: Taken so far in this process: a worker's pulse.
+        differs: Whether its state differs from the other replicas' after a sync too.
         loss_sum: Sum of the losses of this epoch's rows, each as it was when the row was trained on.
         sums: The task's sums over this epoch's rows, likewise; whole after `end_epoch`.
     """
@@ -63,13 +74,15 @@ class Replica:
         self.index = index
         self.module = module
         self.shard = shard
-        self.rows = 0
+        self.steps = 0
+        self.differs = False
         self.loss_sum = 0.0
         self.sums = torch.zeros(task.sums, dtype=torch.float64)
         self._outputs: list[Tensor] = []  # not yet in `sums`, with their rows
         self._rows: list[Tensor] = []
         self._task = task
         self._seed = config.seed
+        self._rate = config.rate
         self._optimizer = make_optimizer(config)
         self.flat = flatten(module, self._optimizer.slots)
         self._draws = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.modules())
@@ -79,32 +92,79 @@ class Replica:
         """Deal the shard's rows over the steps of an epoch, evenly and in an order of the epoch's own."""
         rng = np.random.default_rng(derived_seed("order", self._seed, epoch, self.index))
         order = torch.from_numpy(self.shard.order[rng.permutation(len(self.shard.order))])
-        bounds = [step * len(order) // steps for step in range(steps + 1)]
-        self._batches = [order[start:end] for start, end in pairwise(bounds)]
+        self._batches = list(torch.split(order, batch_sizes(len(order), steps).tolist()))
         self.loss_sum = 0.0
         self.sums.zero_()
         self.module.train()
 
-    def step(self, number: int, step: int, rate: float) -> None:
-        """Train on the batch `number` of the epoch; without rows it waits. `step` counts from 1 over all epochs."""
+    def train(self, numbers: range, first_step: int, rates: Sequence[float]) -> None:
+        """Take the steps `numbers` of the epoch; `first_step` is the first one's number over all epochs, from 1."""
+        for step, (number, rate) in enumerate(zip(numbers, rates, strict=True), first_step):
+            self.backward(number, step)
+            if len(self._batches[number]):  # without rows it waits
+                self.update(rate, step)
+
+    def backward(self, number: int, step: int) -> None:
+        """Compute the gradient of the batch `number` of the epoch; without rows it is 0.
+
+        Raises:
+            NotFiniteError: The loss is not finite.
+        """
+        self.steps += 1
         batch = self._batches[number]
+        self.flat.gradient_N.zero_()
         if not len(batch):
             return
         if self._draws:
             # Of the CPU alone: `torch.manual_seed` would look for other devices at each step.
             torch.default_generator.manual_seed(derived_seed("dropout", self._seed, self.index, step))
         shard = self.shard
-        self.flat.gradient_N.zero_()
         output = self.module(shard.x_NF.index_select(0, batch))
         loss = self._task.loss(output, shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NotFiniteError(self._not_finite(value, batch, step))
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.update(self.flat, rate, step)
-        self.rows += len(batch)
-        self.loss_sum += loss.item() * len(batch)
+        self.loss_sum += value * len(batch)
         self._outputs.append(output.detach())
         self._rows.append(batch)
         if len(self._outputs) * len(batch) >= _MEASURED_AT_ONCE:
             self._measure()
+
+    def update(self, rate: float, step: int) -> None:
+        """Let the optimiser take a step along the gradient."""
+        self._optimizer.update(self.flat, rate, step)
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return what is the replica's own after a sync and not known from the epoch: copies, by name."""
+        own = {
+            "loss_sum": torch.tensor(self.loss_sum, dtype=torch.float64),
+            "sums": self.sums.clone(),
+            # Rows that are not measured yet stay so: sums depend on what is added up at once.
+            "lengths": torch.tensor([len(rows) for rows in self._rows], dtype=torch.int64),
+        }
+        if self._rows:
+            own |= {"rows": torch.cat(self._rows), "outputs": torch.cat(self._outputs)}
+        return own | ({"state": self.flat.state_SN.clone()} if self.differs else {})
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        """Become what the replica was when `carried` was taken; after `start_epoch`."""
+        self.loss_sum = float(carried["loss_sum"])
+        self.sums = carried["sums"].clone()
+        lengths = carried["lengths"].tolist()
+        self._rows = list(torch.split(carried["rows"], lengths)) if lengths else []
+        self._outputs = list(torch.split(carried["outputs"], lengths)) if lengths else []
+        if self.differs:
+            self.flat.state_SN.copy_(carried["state"])
+
+    def _not_finite(self, value: float, batch: Tensor, step: int) -> str:
+        keys = [f"{key:016x}" for key in self.shard.key_N[batch.numpy()].astype(np.uint64)]
+        more = f" and {len(keys) - _KEYS_TOLD} more" if len(keys) > _KEYS_TOLD else ""
+        return (
+            f"The loss became {value} in step {step} of replica {self.index}. Lower `learningRate` (now {self._rate}), "
+            f"or look for extreme values in the features; the batch's rows have the keys "
+            f"{', '.join(keys[:_KEYS_TOLD])}{more}."
+        )
 
     def end_epoch(self) -> None:
         """Bring `sums` up to date."""

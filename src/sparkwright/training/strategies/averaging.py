@@ -2,46 +2,36 @@
 
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 
 from sparkwright.training.replica import Replica
-from sparkwright.training.strategies._base import Strategy
+from sparkwright.training.strategies._base import Apart, Interval
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Averaging"]
 
 
-class Averaging(Strategy):
+class Averaging(Apart):
     """The mean of the replicas' weights and of their optimisers' states, weighted by the rows since the last sync.
 
     The optimiser's state is averaged too: momentum that is forgotten, or that belongs to weights of another replica,
     costs what the average gains.
-
-    Args:
-        every: Steps between two syncs.
     """
 
-    def __init__(self, every: int) -> None:
-        self._every = every
+    def advance(self, replicas: Sequence[Replica], interval: Interval, transport: Transport) -> None:
+        if transport.replicas > 1:
+            return super().advance(replicas, interval, transport)
+        # One replica alone keeps its bits: x - y + y need not be x.
+        (replica,) = replicas
 
-    def due(self, number: int, steps: int) -> bool:
-        return (number + 1) % self._every == 0 or number + 1 == steps
+        def train() -> list[Tensor]:
+            replica.train(interval.numbers, interval.first_step, interval.rates)
+            return [replica.flat.state_SN]
 
-    def combine(self, replicas: Sequence[Replica], transport: Transport) -> None:
-        if transport.replicas > 1:  # x · n / n need not be x
-            parts = [_weighted(replica) for replica in replicas]
-            total = transport.tree_sum(parts)
-            average = total[:-1].div_(total[-1].item()).view_as(replicas[0].flat.state_SN)
-            for replica in replicas:
-                replica.flat.state_SN.copy_(average)
+        replica.flat.state_SN.copy_(transport.sum_of(train, replicas=replicas))
+        return None
+
+    def meet(self, change_SN: Tensor, replicas: Sequence[Replica], *, last: bool) -> None:  # noqa: ARG002
+        self._common.add_(change_SN)
         for replica in replicas:
-            replica.rows = 0
-
-
-def _weighted(replica: Replica) -> torch.Tensor:
-    """Return the replica's state times its rows, and behind it the rows: what is summed."""
-    state = replica.flat.state_SN
-    part = torch.empty(state.numel() + 1)
-    torch.mul(state.view(-1), replica.rows, out=part[:-1])
-    part[-1] = replica.rows
-    return part
+            replica.flat.state_SN.copy_(self._common)

@@ -1,10 +1,18 @@
 """What a transport is: it sums over replicas, wherever they are hosted, in one fixed order."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+
+from sparkwright.training.compression import Codec
+
+if TYPE_CHECKING:
+    from sparkwright.training.replica import Replica
 
 __all__ = ["Transport", "hosting"]
 
@@ -22,15 +30,26 @@ class Transport(ABC):
     plus that of its right half. The worker that hosts a node's first replica adds up the node, so a worker sums what it
     hosts before it sends anything, and no more than one message per level crosses between two workers.
 
+    Compression, if any, is part of the tree: what a right half sends to its left one, and what the root sends to all,
+    goes through the codec whether it leaves the process or not. So the bits stay those of the tree.
+
     Args:
         rank: This process's number among the workers.
         hosts: Which replicas each worker hosts, by rank.
+
+    Attributes:
+        seconds: Spent in sums so far, without the work that led to them.
+        sent_bytes: By this process so far.
+        saved_bytes: That compression spared it so far.
     """
 
     def __init__(self, rank: int, hosts: Sequence[range]) -> None:
         self.rank = rank
         self.hosts = tuple(hosts)
         self.replicas = sum(len(hosted) for hosted in hosts)
+        self.seconds = 0.0
+        self.sent_bytes = 0
+        self.saved_bytes = 0
         self._host_of = {replica: rank for rank, hosted in enumerate(hosts) for replica in hosted}
 
     @property
@@ -38,35 +57,76 @@ class Transport(ABC):
         """The replicas of this process."""
         return self.hosts[self.rank]
 
-    def tree_sum(self, parts: Sequence[Tensor]) -> Tensor:
+    def sum_of(
+        self,
+        local: Callable[[], Sequence[Tensor]],
+        codec: Codec | None = None,
+        replicas: "Sequence[Replica]" = (),  # noqa: ARG002  for transports that outlive the process
+    ) -> Tensor:
+        """Return the `tree_sum` of what `local` returns; a collective call.
+
+        A transport that knows the sum already, from a process that was here before, does not call `local`: it gives the
+        replicas the states that `local` left them in.
+
+        Args:
+            local: Does the work that leads to the sum; returns one tensor for each hosted replica.
+            codec: Compresses what is sent.
+            replicas: Those whose `Replica.carried` the work changes.
+        """
+        parts = local()
+        started = time.perf_counter()
+        total = self.tree_sum(parts, codec)
+        self.seconds += time.perf_counter() - started
+        return total
+
+    def tree_sum(self, parts: Sequence[Tensor], codec: Codec | None = None) -> Tensor:
         """Return the sum over all replicas, the same bits in every process; a collective call.
 
         Args:
             parts: One tensor for each hosted replica, in their order, all of one shape; they are overwritten.
+            codec: Compresses what is sent.
         """
         width = 1
         while width < self.replicas:
             width *= 2
-        total = self._node(dict(zip(self.hosted, parts, strict=True)), 0, width, like=parts[0])
-        return self._shared(parts[0] if total is None else total)
+        like = parts[0]
+        total = self._node(dict(zip(self.hosted, parts, strict=True)), 0, width, like, codec)
+        if codec is None or self.replicas == 1:
+            self._count(like, like, len(self.hosts) - 1 if self.rank == 0 else 0)
+            return self._shared(like if total is None else total)
+        payload = codec.pack(total, 0) if total is not None else codec.room(like)
+        self._count(payload, like, len(self.hosts) - 1 if self.rank == 0 else 0)
+        return codec.unpack(self._shared(payload), like)
 
-    def _node(self, parts: dict[int, Tensor], first: int, width: int, like: Tensor) -> Tensor | None:
+    def _node(
+        self, parts: dict[int, Tensor], first: int, width: int, like: Tensor, codec: Codec | None
+    ) -> Tensor | None:
         """Return the sum of a node if this process hosts its first replica; else None."""
         if width == 1:
             return parts.get(first)
         middle = first + width // 2
-        left = self._node(parts, first, width // 2, like)
+        left = self._node(parts, first, width // 2, like, codec)
         if middle >= self.replicas:
             return left
-        right = self._node(parts, middle, width // 2, like)
+        right = self._node(parts, middle, width // 2, like, codec)
         adder, sender = self._host_of[first], self._host_of[middle]
+        message = codec.pack(right, middle) if codec and right is not None else right
         if adder != sender and self.rank == adder:
-            right = self._receive(like, sender)
-        elif adder != sender and self.rank == sender and right is not None:
-            self._send(right, adder)
-        if left is not None and right is not None and self.rank == adder:
-            left.add_(right)
+            message = self._receive(codec.room(like) if codec else like, sender)
+        elif adder != sender and self.rank == sender and message is not None:
+            self._count(message, like)
+            self._send(message, adder)
+        if left is not None and message is not None and self.rank == adder:
+            left.add_(codec.unpack(message, like) if codec else message)
         return left
+
+    def _count(self, payload: Tensor, whole: Tensor, receivers: int = 1) -> None:
+        self.sent_bytes += receivers * payload.nbytes
+        self.saved_bytes += receivers * (whole.nbytes - payload.nbytes)
+
+    def agree(self, word: int) -> int:
+        """Return rank 0's word in every process; a collective call."""
+        return int(self._shared(torch.tensor([word])).item())
 
     @abstractmethod
     def gather(self, message: str) -> list[str]:
