@@ -181,15 +181,15 @@ class FailingJob(TrainingJob):
 
         original, how = Replica.backward, self.columns.weight
 
-        def step(replica: Any, number: int, count: int, rate: float) -> None:
+        def backward(replica: Any, number: int, count: int) -> None:
             if count == 10 and how == "signal":
                 os.kill(os.getpid(), 9)
             if count == 10:
                 raise RuntimeError("the disk is on fire")
-            original(replica, number, count, rate)
+            original(replica, number, count)
 
         if BarrierTaskContext.get().partitionId() == 1:
-            Replica.backward = step  # type: ignore[method-assign]
+            Replica.backward = backward  # type: ignore[method-assign]
         try:
             yield from super().__call__(batches)
         finally:
