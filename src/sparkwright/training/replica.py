@@ -20,6 +20,7 @@ __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
 
 _MEASURED_AT_ONCE = 1024  # rows, about
 _KEYS_TOLD = 32  # of a batch, in an error
+_WAITING = ("outputs", "targets", "weights")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ class Replica:
         self.differs = False
         self.loss_sum = 0.0
         self.sums = torch.zeros(task.sums, dtype=torch.float64)
-        self._outputs: list[Tensor] = []  # not yet in `sums`, with their rows
-        self._rows: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # outputs, targets, weights: not yet in `sums`
         self._task = task
         self._seed = config.seed
         self._rate = config.rate
@@ -95,6 +95,7 @@ class Replica:
         self._batches = list(torch.split(order, batch_sizes(len(order), steps).tolist()))
         self.loss_sum = 0.0
         self.sums.zero_()
+        self._waiting.clear()
         self.module.train()
 
     def train(self, numbers: range, first_step: int, rates: Sequence[float]) -> None:
@@ -120,15 +121,15 @@ class Replica:
             torch.default_generator.manual_seed(derived_seed("dropout", self._seed, self.index, step))
         shard = self.shard
         output = self.module(shard.x_NF.index_select(0, batch))
-        loss = self._task.loss(output, shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch))
+        y_B, w_B = shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch)
+        loss = self._task.loss(output, y_B, w_B)
         value = loss.item()
         if not math.isfinite(value):
             raise NotFiniteError(self._not_finite(value, batch, step))
         loss.backward()  # type: ignore[no-untyped-call]
         self.loss_sum += value * len(batch)
-        self._outputs.append(output.detach())
-        self._rows.append(batch)
-        if len(self._outputs) * len(batch) >= _MEASURED_AT_ONCE:
+        self._waiting.append((output.detach(), y_B, w_B))
+        if len(self._waiting) * len(batch) >= _MEASURED_AT_ONCE:
             self._measure()
 
     def update(self, rate: float, step: int) -> None:
@@ -140,11 +141,12 @@ class Replica:
         own = {
             "loss_sum": torch.tensor(self.loss_sum, dtype=torch.float64),
             "sums": self.sums.clone(),
-            # Rows that are not measured yet stay so: sums depend on what is added up at once.
-            "lengths": torch.tensor([len(rows) for rows in self._rows], dtype=torch.int64),
+            # What is not measured yet stays so: sums depend on what is added up at once. Not as indices of rows: they
+            # come in another order when they come again.
+            "lengths": torch.tensor([len(output) for output, _, _ in self._waiting], dtype=torch.int64),
         }
-        if self._rows:
-            own |= {"rows": torch.cat(self._rows), "outputs": torch.cat(self._outputs)}
+        if self._waiting:
+            own |= dict(zip(_WAITING, map(torch.cat, zip(*self._waiting, strict=True)), strict=True))
         return own | ({"state": self.flat.state_SN.clone()} if self.differs else {})
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
@@ -152,8 +154,8 @@ class Replica:
         self.loss_sum = float(carried["loss_sum"])
         self.sums = carried["sums"].clone()
         lengths = carried["lengths"].tolist()
-        self._rows = list(torch.split(carried["rows"], lengths)) if lengths else []
-        self._outputs = list(torch.split(carried["outputs"], lengths)) if lengths else []
+        parts = [torch.split(carried[name], lengths) for name in _WAITING] if lengths else []
+        self._waiting = list(zip(*parts, strict=True)) if parts else []
         if self.differs:
             self.flat.state_SN.copy_(carried["state"])
 
@@ -168,13 +170,10 @@ class Replica:
 
     def end_epoch(self) -> None:
         """Bring `sums` up to date."""
-        if self._outputs:
+        if self._waiting:
             self._measure()
 
     def _measure(self) -> None:
         """Measure some steps' outputs at once: step by step it would cost a tenth of the training."""
-        rows = torch.cat(self._rows)
-        y_B, w_B = self.shard.y_N.index_select(0, rows), self.shard.w_N.index_select(0, rows)
-        self.sums += self._task.measure(torch.cat(self._outputs), y_B, w_B)
-        self._outputs.clear()
-        self._rows.clear()
+        self.sums += self._task.measure(*map(torch.cat, zip(*self._waiting, strict=True)))
+        self._waiting.clear()

@@ -57,6 +57,15 @@ class Transport(ABC):
         """The replicas of this process."""
         return self.hosts[self.rank]
 
+    @property
+    def width(self) -> int:
+        """How many replicas the tree's root has room for: a power of two."""
+        return 1 << (self.replicas - 1).bit_length()
+
+    def clock(self) -> float:
+        """Return seconds since some moment: what an epoch took is their difference."""
+        return time.perf_counter()
+
     def sum_of(
         self,
         local: Callable[[], Sequence[Tensor]],
@@ -86,11 +95,12 @@ class Transport(ABC):
             parts: One tensor for each hosted replica, in their order, all of one shape; they are overwritten.
             codec: Compresses what is sent.
         """
-        width = 1
-        while width < self.replicas:
-            width *= 2
-        like = parts[0]
-        total = self._node(dict(zip(self.hosted, parts, strict=True)), 0, width, like, codec)
+        return self.completed({(replica, 1): part for replica, part in zip(self.hosted, parts, strict=True)}, codec)
+
+    def completed(self, nodes: dict[tuple[int, int], Tensor], codec: Codec | None = None) -> Tensor:
+        """Return the sum over all replicas from nodes of the tree that are known, by first replica and width."""
+        like = next(iter(nodes.values()))
+        total = self._node(nodes, 0, self.width, like, codec)
         if codec is None or self.replicas == 1:
             self._count(like, like, len(self.hosts) - 1 if self.rank == 0 else 0)
             return self._shared(like if total is None else total)
@@ -99,16 +109,16 @@ class Transport(ABC):
         return codec.unpack(self._shared(payload), like)
 
     def _node(
-        self, parts: dict[int, Tensor], first: int, width: int, like: Tensor, codec: Codec | None
+        self, nodes: dict[tuple[int, int], Tensor], first: int, width: int, like: Tensor, codec: Codec | None
     ) -> Tensor | None:
         """Return the sum of a node if this process hosts its first replica; else None."""
-        if width == 1:
-            return parts.get(first)
+        if width == 1 or (first, width) in nodes:
+            return nodes.get((first, width))
         middle = first + width // 2
-        left = self._node(parts, first, width // 2, like, codec)
+        left = self._node(nodes, first, width // 2, like, codec)
         if middle >= self.replicas:
             return left
-        right = self._node(parts, middle, width // 2, like, codec)
+        right = self._node(nodes, middle, width // 2, like, codec)
         adder, sender = self._host_of[first], self._host_of[middle]
         message = codec.pack(right, middle) if codec and right is not None else right
         if adder != sender and self.rank == adder:
