@@ -20,8 +20,9 @@
 A message says what must hold, what was given, where, and how to mend it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Self
 
 __all__ = [
     "ColumnError",
@@ -47,7 +48,21 @@ class SparkwrightError(Exception):
 
 
 class InputError(SparkwrightError, ValueError):
-    """An argument, file or table that cannot be used as it is."""
+    """An argument, file or table that cannot be used as it is.
+
+    Attributes:
+        problems: What is wrong, one by one, where it was checked as a whole.
+    """
+
+    problems: tuple[str, ...] = ()
+
+    @classmethod
+    def listing(cls, what: str, problems: Sequence[str]) -> Self:
+        """Return the error that says `what` cannot be, and lists all problems."""
+        listed = "".join(f"\n- {problem}" for problem in problems) if len(problems) > 1 else f" {problems[0]}"
+        error = cls(f"{what}:{listed}")
+        error.problems = tuple(problems)
+        return error
 
 
 class NotFoundError(InputError, FileNotFoundError):
@@ -99,6 +114,7 @@ class WorkerError(SparkwrightError, RuntimeError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean `x`?"`` for the closest known name, else an empty string."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    """Return ``" Did you mean `x`?"`` for the closest known name (in any case), else an empty string."""
+    folded = {text.casefold(): text for text in known}
+    close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f" Did you mean `{folded[close[0]]}`?" if close else ""

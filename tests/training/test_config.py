@@ -1,7 +1,10 @@
+import json
+
+import numpy as np
 import pytest
 
 from sparkwright.errors import InputError
-from sparkwright.training.config import ACTIVATIONS, TrainingConfig
+from sparkwright.training.config import ACTIVATIONS, TrainingConfig, label_text
 
 
 def test_all_problems_are_said_at_once() -> None:
@@ -26,8 +29,34 @@ def test_a_rate_that_is_no_positive_number_is_refused(value: object) -> None:
 
 
 def test_an_unknown_setting_is_named_with_the_closest() -> None:
-    with pytest.raises(InputError, match=r"Unknown setting `learningrate`\. Did you mean `learning_rate`\?"):
+    with pytest.raises(
+        InputError, match=r"configured like this: Unknown setting `learningrate`\. Did you mean `learning_rate`\?"
+    ):
         TrainingConfig.from_dict({"learningrate": 0.1})
+
+
+def test_unknown_settings_and_values_that_cannot_be_are_said_together() -> None:
+    with pytest.raises(InputError) as caught:
+        TrainingConfig.from_dict({"epocs": 3, "Batch_Size": 4, "momentum": 2, "refit": "no", "hidden": None})
+    assert caught.value.problems == (
+        "Unknown setting `epocs`. Did you mean `epochs`?",
+        "Unknown setting `Batch_Size`. Did you mean `batch_size`?",
+        "`refit` must be true or false, not 'no'.",
+        "`momentum` must be at least 0 and below 1, not 2.",
+        "`hidden` must be a list of widths, such as [128], not None.",
+    )
+
+
+def test_numbers_of_numpy_are_taken_as_pythons() -> None:
+    config = TrainingConfig(epochs=np.int64(5), learning_rate=np.float32(0.5), hidden=[np.int32(8)], batch_size=16.0)  # type: ignore[arg-type]
+    assert config == TrainingConfig(epochs=5, learning_rate=0.5, hidden=(8,), batch_size=16)
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+def test_class_weights_name_classes_as_the_labels_are_written() -> None:
+    weights = {0: 1, 1.0: 2.5, "b": 3}
+    assert TrainingConfig(class_weights=weights).class_weights == {"0": 1.0, "1": 2.5, "b": 3.0}  # type: ignore[arg-type]
+    assert [label_text(label) for label in (2, 3.0, False, "x", 0.5)] == ["2", "3", "false", "x", "0.5"]
 
 
 def test_the_metric_must_be_one_of_the_task() -> None:
@@ -40,15 +69,13 @@ def test_class_settings_are_refused_for_a_regression() -> None:
         TrainingConfig(task="regression", class_weights="balanced", monitor="loss", label_smoothing=0)
 
 
-@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, "even"])
+@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, {"a": "2"}, "even", [1.0, 2.0], 5])
 def test_class_weights_that_cannot_weigh_are_refused(weights: object) -> None:
     with pytest.raises(InputError, match="`class_weights` must be"):
         TrainingConfig(class_weights=weights)  # type: ignore[arg-type]
 
 
 def test_a_configuration_survives_json() -> None:
-    import json
-
     config = TrainingConfig(hidden=(64, 32), class_weights={"a": 2.0}, patience=None)
     assert TrainingConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

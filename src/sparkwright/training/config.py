@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, Self, cast
 
 from sparkwright.errors import InputError, did_you_mean
@@ -15,7 +16,7 @@ ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 STRATEGIES = ("averaging", "all_reduce", "outer")
-COMPRESSIONS = ("float16", "bfloat16")
+COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
 
 # Task → metric of the validation rows → whether less or more of it is better.
 METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
@@ -60,7 +61,10 @@ class TrainingConfig:
         outer_momentum: Nesterov's momentum of the outer optimiser.
         pull: Share of the way to the common weights that a replica moves at a sync of ``"outer"``; below 1 it is
             elastic averaging (Zhang et al. 2015).
-        compression: What replicas send: None (all of it), ``"float16"`` or ``"bfloat16"``.
+        compression: What replicas send: None (all of it), ``"float16"`` or ``"bfloat16"`` (half the bytes); or with
+            error feedback, and without the optimiser's state, which each replica then keeps to itself, ``"int8"``
+            (a quarter), ``"topk"`` (the largest values) or ``"threshold"`` (the largest ones' signs; Strom 2015).
+        compression_share: Share of the values that ``"topk"`` (8 bytes each) and ``"threshold"`` (4 bytes) send.
         patience: Epochs without a better `monitor` on the validation rows after which training stops; None trains all.
         validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
         monitor: What chooses the best epoch: ``"loss"`` or ``"accuracy"``; in a regression ``"loss"``, ``"rmse"``,
@@ -69,6 +73,8 @@ class TrainingConfig:
             the schedule then stretches.
         calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
             best (Guo et al. 2017); labels stay as they are. Without validation rows there is nothing to fit.
+        validation_fraction: Share of the training rows, about, that validate instead. A row's content and the seed
+            decide, so that equal rows stay together. Where a column names the sides: of its training rows.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
         seed: Of weights, shards, order and dropout.
         threads: CPU threads a replica computes with. Part of the result: sums of several threads round differently.
@@ -99,22 +105,36 @@ class TrainingConfig:
     outer_momentum: float = 0.9
     pull: float = 1.0
     compression: str | None = None
+    compression_share: float = 0.01
     patience: int | None = 25
     validate_every: int = 1
     monitor: str = "loss"
     refit: bool = False
     calibrate: bool = True
+    validation_fraction: float = 0.0
     standardise: bool = True
     seed: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)  # one width may stand alone
-        object.__setattr__(self, "hidden", hidden)
+        if isinstance(self.hidden, Integral):  # one width may stand alone
+            object.__setattr__(self, "hidden", (self.hidden,))
         problems = [*self._unknown_names(), *self._values_out_of_range(), *self._combinations()]
         if problems:
-            listed = "".join(f"\n- {problem}" for problem in problems) if len(problems) > 1 else " " + problems[0]
-            raise InputError(f"The training cannot be configured like this:{listed}")
+            raise InputError.listing("The training cannot be configured like this", problems)
+        self._make_plain()
+
+    def _make_plain(self) -> None:
+        """Turn numbers of numpy into Python's, sequences into tuples, names of classes into text."""
+        plain: dict[str, Any] = {"hidden": tuple(int(width) for width in self.hidden)}
+        for name, _, _ in _RANGES:
+            value = getattr(self, name)
+            if isinstance(value, Real):
+                plain[name] = int(value) if name in _WHOLE else float(value)
+        if isinstance(self.class_weights, Mapping):
+            plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @property
     def rate(self) -> float:
@@ -160,10 +180,17 @@ class TrainingConfig:
             InputError: A name that no field has, with the closest that one has; values that cannot be used.
         """
         known = [f.name for f in fields(cls)]
-        unknown = [f"Unknown setting `{name}`.{did_you_mean(name, known)}" for name in data if name not in known]
-        if unknown:
-            raise InputError(" ".join(unknown) + f" Known: {', '.join(known)}.")
-        return cls(**data)
+        every = f" Known: {', '.join(known)}."
+        unknown = [
+            f"Unknown setting `{name}`.{did_you_mean(name, known) or every}" for name in data if name not in known
+        ]
+        if not unknown:
+            return cls(**data)
+        try:
+            cls(**{name: value for name, value in data.items() if name in known})
+        except InputError as error:
+            unknown += error.problems
+        raise InputError.listing("The training cannot be configured like this", unknown)
 
     def _unknown_names(self) -> list[str]:
         problems = []
@@ -185,8 +212,11 @@ class TrainingConfig:
                     f"`{name}` must be one of {', '.join(names)}, not {given!r}.{did_you_mean(str(given), names)}"
                 )
         weights = self.class_weights
-        if isinstance(weights, str) and weights != "balanced":
+        if not (weights is None or isinstance(weights, Mapping) or str(weights) == "balanced"):
             problems.append(f"`class_weights` must be None, 'balanced' or a mapping of classes, not {weights!r}.")
+        for name in ("nesterov", "refit", "calibrate", "standardise"):
+            if not isinstance(getattr(self, name), bool):
+                problems.append(f"`{name}` must be true or false, not {getattr(self, name)!r}.")
         return problems
 
     def _values_out_of_range(self) -> list[str]:
@@ -194,21 +224,23 @@ class TrainingConfig:
         for name, wanted, holds in _RANGES:
             given = getattr(self, name)
             integral = name in _WHOLE
-            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
-            if not number or (integral and given != int(given)) or not holds(given):
+            if not _is_number(given) or (integral and given != int(given)) or not holds(given):
                 if given is None and name in _MAY_BE_NONE:
                     continue
                 problems.append(f"`{name}` must be {wanted}, not {given!r}.")
-        problems += [
-            f"`hidden` must hold positive widths, not {width!r}."
-            for width in self.hidden
-            if not isinstance(width, int) or width < 1
-        ]
+        if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
+            problems.append(f"`hidden` must be a list of widths, such as [128], not {self.hidden!r}.")
+        else:
+            problems += [
+                f"`hidden` must hold positive widths, not {width!r}."
+                for width in self.hidden
+                if not isinstance(width, Integral) or isinstance(width, bool) or width < 1
+            ]
         if isinstance(self.class_weights, Mapping):
             problems += [
                 f"`class_weights` must be finite and at least 0, not {weight!r} for class {name!r}."
                 for name, weight in self.class_weights.items()
-                if not math.isfinite(weight) or weight < 0
+                if not _is_number(weight) or weight < 0
             ]
         return problems
 
@@ -222,6 +254,17 @@ class TrainingConfig:
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             problems.append("`nesterov` needs a `momentum` above 0.")
         return problems
+
+
+def label_text(label: Any) -> str:
+    """Return how the training calls a class: as text, whole numbers without a fraction, booleans in lower case."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    return str(int(label)) if _is_number(label) and label == int(label) else str(label)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _Check = Callable[[float], bool]
@@ -239,6 +282,8 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("outer_rate", "above 0", lambda v: v > 0),
     ("outer_momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("pull", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("compression_share", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("validation_fraction", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
     ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),

@@ -34,11 +34,18 @@ _SHARED = {
     "epochs": "epochs",
     "batchSize": "batch_size",
     "replicas": "replicas",
+    "strategy": "strategy",
     "syncEvery": "sync_every",
+    "outerRate": "outer_rate",
+    "outerMomentum": "outer_momentum",
+    "pull": "pull",
+    "compression": "compression",
+    "compressionShare": "compression_share",
     "patience": "patience",
     "validateEvery": "validate_every",
     "monitor": "monitor",
     "refit": "refit",
+    "validationFraction": "validation_fraction",
     "standardise": "standardise",
     "seed": "seed",
     "threads": "threads",
@@ -116,10 +123,19 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     batchSize = _param("batchSize", "rows that a replica takes a step, at most", TypeConverters.toInt)
     replicas = _param("replicas", "copies of the weights; part of the result", TypeConverters.toInt)
     syncEvery = _param("syncEvery", "steps between two syncs", TypeConverters.toInt)
+    strategy = _param("strategy", "how replicas combine: averaging, all_reduce or outer", TypeConverters.toString)
+    outerRate = _param("outerRate", "learning rate of the outer optimiser", TypeConverters.toFloat)
+    outerMomentum = _param("outerMomentum", "Nesterov's momentum of the outer optimiser", TypeConverters.toFloat)
+    pull = _param("pull", "share of the way to the common weights that a replica moves", TypeConverters.toFloat)
+    compression = _param("compression", "what replicas send: None, all; or float16, bfloat16, int8 …", _anything)
+    compressionShare = _param(
+        "compressionShare", "share of the values that topk and threshold send", TypeConverters.toFloat
+    )
     patience = _param("patience", "epochs without a better monitor before stopping; None: all", _whole_or_none)
     validateEvery = _param("validateEvery", "epochs between two validations", TypeConverters.toInt)
     monitor = _param("monitor", "metric that chooses the best epoch", TypeConverters.toString)
     refit = _param("refit", "train again on train and validation rows", TypeConverters.toBoolean)
+    validationFraction = _param("validationFraction", "share of training rows that validate", TypeConverters.toFloat)
     standardise = _param("standardise", "shift and scale features", TypeConverters.toBoolean)
     seed = _param("seed", "of weights, shards, order and dropout", TypeConverters.toInt)
     threads = _param("threads", "CPU threads a replica computes with", TypeConverters.toInt)

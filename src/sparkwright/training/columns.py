@@ -1,0 +1,158 @@
+"""Which columns of a table a training reads, and whether they can be read: checked before the first job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from sparkwright.errors import ColumnError, did_you_mean
+
+if TYPE_CHECKING:
+    from pyspark.sql.types import StructType
+
+__all__ = ["SIDES", "Columns", "LabelKind", "arrow_schema", "check_columns", "column_problems", "label_kind"]
+
+SIDES = ("train", "validation", "test")
+
+LabelKind = Literal["text", "int", "float"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the table's columns; those that are None are not there.
+
+    Attributes:
+        features: Vectors, arrays of numbers, or numbers: one after the other they are a row's features.
+        label: Text or whole numbers; numbers for a regression.
+        weight: Weights of rows.
+        split: The side of each row: one of `SIDES`.
+    """
+
+    features: tuple[str, ...] = ("features",)
+    label: str = "label"
+    weight: str | None = None
+    split: str | None = None
+
+    @staticmethod
+    def of(features: str | Sequence[str], label: str, weight: str | None = None, split: str | None = None) -> "Columns":
+        """Return the columns, of which one name of features may stand alone."""
+        return Columns((features,) if isinstance(features, str) else tuple(features), label, weight, split)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are there, each once."""
+        named = (*self.features, self.label, self.weight, self.split)
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def label_kind(type_: pa.DataType) -> LabelKind:
+    """Return what classes are made of, given the label column's type."""
+    if pa.types.is_integer(type_):
+        return "int"
+    return "float" if pa.types.is_floating(type_) or pa.types.is_decimal(type_) else "text"
+
+
+def arrow_schema(schema: "StructType", columns: Columns) -> pa.Schema:
+    """Return the Arrow types of those columns that a Spark table has; vectors count as arrays."""
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.pandas.types import to_arrow_type
+
+    return pa.schema(
+        [
+            (
+                field.name,
+                pa.list_(pa.float32()) if isinstance(field.dataType, VectorUDT) else to_arrow_type(field.dataType),
+            )
+            for field in schema.fields
+            if field.name in columns.names
+        ]
+    )
+
+
+def check_columns(columns: Columns, schema: pa.Schema, names: Sequence[str], task: str) -> None:
+    """Check that the columns are there, and of types that a training takes.
+
+    Raises:
+        ColumnError: All that is wrong, as in `column_problems`.
+    """
+    problems = column_problems(columns, schema, names, task)
+    if problems:
+        raise ColumnError.listing("The table cannot be trained on", problems)
+
+
+def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], task: str) -> list[str]:
+    """Return what is wrong with a table's columns.
+
+    Args:
+        columns: Those that are wanted.
+        schema: Types of those that are there.
+        names: All columns of the table.
+        task: ``"classification"`` or ``"regression"``.
+    """
+    problems = [
+        f"Column `{name}` not found in {list(names)}.{did_you_mean(name, names)}"
+        for name in columns.names
+        if name not in names
+    ]
+    if not columns.features:
+        problems.append("No column of features is named.")
+    for name in columns.features:
+        if name in (columns.label, columns.split):
+            problems.append(f"Column `{name}` is among the features, and {_role(name, columns)}.")
+        elif columns.features.count(name) > 1:
+            problems.append(f"Column `{name}` is among the features more than once.")
+    there = {field.name: field.type for field in schema}
+    return list(dict.fromkeys(problems + _type_problems(columns, there, task)))
+
+
+def _role(name: str, columns: Columns) -> str:
+    return "is the label: a model that sees the answer learns nothing else" if name == columns.label else "names sides"
+
+
+def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str) -> list[str]:
+    problems = []
+    for name in columns.features:
+        type_ = there.get(name)
+        if type_ is not None and not _holds_numbers(type_):
+            problems.append(
+                f"Column `{name}` must hold vectors, arrays of numbers, or numbers; it holds {type_}. {_way(type_)}"
+            )
+    label = there.get(columns.label)
+    if label is not None and task == "regression" and not _is_number(label):
+        problems.append(f"Column `{columns.label}` must hold numbers for a regression; it holds {label}.")
+    if (
+        label is not None
+        and task == "classification"
+        and not (_is_number(label) or pa.types.is_boolean(label) or _is_text(label))
+    ):
+        problems.append(f"Column `{columns.label}` must hold text or whole numbers; it holds {label}.")
+    weight, split = there.get(columns.weight or ""), there.get(columns.split or "")
+    if weight is not None and not _is_number(weight):
+        problems.append(f"Column `{columns.weight}` must hold numbers; it holds {weight}.")
+    if split is not None and not _is_text(split):
+        problems.append(f"Column `{columns.split}` must hold one of {', '.join(SIDES)}; it holds {split}.")
+    return problems
+
+
+def _way(type_: pa.DataType) -> str:
+    """Say how such a column becomes numbers."""
+    if _is_text(type_):
+        return "Make numbers of text: pandas' get_dummies, or Spark's StringIndexer and OneHotEncoder."
+    if pa.types.is_temporal(type_):
+        return "Make numbers of times: the year, the weekday, the seconds since an event."
+    return "`Featurizer` makes features of photos."
+
+
+def _holds_numbers(type_: pa.DataType) -> bool:
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return _is_number(type_.value_type)
+    return _is_number(type_) or bool(pa.types.is_boolean(type_))
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
