@@ -29,7 +29,12 @@ def encode(batch: pa.RecordBatch, task: str = "classification", seed: int = 0, r
 def test_rows_keep_their_place_and_their_values() -> None:
     encoded = encode(table())
     assert encoded.schema == ENCODED
-    assert encoded["features"].to_pylist() == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert [np.frombuffer(row, np.float32).tolist() for row in encoded["features"].to_pylist()] == [
+        [1, 2],
+        [3, 4],
+        [5, 6],
+        [7, 8],
+    ]
     assert encoded["label"].to_pylist() == ["a", "b", "a", "b"]
     assert encoded["side"].to_pylist() == [0, 0, 1, 2]
     assert encoded["problem"].null_count == 4

@@ -22,10 +22,10 @@ SIDES = ("train", "validation", "test")
 TRAIN, VALIDATION = 0, 1
 
 ENCODED_DDL = (
-    "worker int, replica int, key bigint, side tinyint, features array<float>, label string, target double, "
+    "worker int, replica int, key bigint, side tinyint, features binary, label string, target double, "
     "weight float, problem string"
 )
-"""What `Encoding` gives: as Spark writes it."""
+"""What `Encoding` gives: as Spark writes it. Features are float32 as bytes: Spark moves arrays number by number."""
 
 ENCODED = pa.schema(
     [
@@ -33,7 +33,7 @@ ENCODED = pa.schema(
         pa.field("replica", pa.int32()),
         pa.field("key", pa.int64()),
         pa.field("side", pa.int8()),
-        pa.field("features", pa.list_(pa.float32())),
+        pa.field("features", pa.binary()),
         pa.field("label", pa.string()),
         pa.field("target", pa.float64()),
         pa.field("weight", pa.float32()),
@@ -42,6 +42,8 @@ ENCODED = pa.schema(
 )
 
 LabelKind = Literal["text", "int", "float"]
+
+_NULL = pa.scalar(None, pa.binary())
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ class Encoding:
         problem = problems.array()
         good = pc.is_null(problem)
         replica[~good.to_numpy(zero_copy_only=False)] = 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        features = pa.ListArray.from_arrays(offsets, pa.array(values))
+        offsets = np.concatenate([[0], np.cumsum(lengths) * values.itemsize]).astype(np.int32)
+        features = pa.Array.from_buffers(
+            pa.binary(), batch.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+        )
         return pa.record_batch(
             [
                 pa.array(np.array(self.workers, np.int32)[replica]),
                 pa.array(replica),
                 pa.array(key),
                 pa.array(side),
-                pc.if_else(good, features, pa.scalar(None, features.type)),
+                features if problem.null_count == len(problem) else pc.if_else(good, features, _NULL),
                 labels,
                 pa.array(targets),
                 pa.array(weight),

@@ -104,11 +104,13 @@ class Store:
         self.census.problems.update(text for text in batch["problem"].drop_null().to_pylist())
         if not good.num_rows:
             return
-        widths = np.diff(good["features"].offsets.to_numpy())
+        features = good["features"]
+        offsets = np.frombuffer(features.buffers()[1], np.int32)[features.offset :][: good.num_rows + 1]
+        widths = np.diff(offsets) // np.dtype(np.float32).itemsize
         self.census.widths.update({str(width): int(n) for width, n in zip(*np.unique(widths, return_counts=True))})  # noqa: B905
         if len(self.census.widths) > 1:  # the training will be refused; the counts are what is still wanted
             return
-        x = good["features"].flatten().to_numpy().reshape(good.num_rows, -1)
+        x = np.frombuffer(features.buffers()[2], np.float32, widths.sum(), offsets[0]).reshape(good.num_rows, -1)
         replica = good["replica"].to_numpy()
         for number in np.unique(replica).tolist():
             mine = np.flatnonzero(replica == number)
