@@ -5,10 +5,11 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import ColumnError
-from sparkwright.training.encoding import ENCODED, Columns, Encoding, check_types
+from sparkwright.training.columns import Columns, check_columns
+from sparkwright.training.encoding import ENCODED, Encoding
 from sparkwright.training.rows import Rows, Store
 
-COLUMNS = Columns("features", "label", "weight", "split")
+COLUMNS = Columns(("features",), "label", "weight", "split")
 
 
 def table(**columns: object) -> pa.RecordBatch:
@@ -109,9 +110,11 @@ def test_whole_numbers_and_booleans_are_labels() -> None:
         (
             {"features": pa.binary()},
             "classification",
-            "`features` must hold vectors or arrays of numbers; it holds",
+            "`features` must hold vectors, arrays of numbers, or numbers; it holds",
         ),
-        ({"features": pa.list_(pa.string())}, "classification", "`features` must hold vectors or arrays of numbers"),
+        ({"features": pa.list_(pa.string())}, "classification", "`features` must hold vectors, arrays of numbers, or"),
+        ({"features": pa.string()}, "classification", "it holds string. Make numbers of text: pandas' get_dummies"),
+        ({"features": pa.date32()}, "classification", "Make numbers of times"),
         ({"label": pa.string()}, "regression", "`label` must hold numbers for a regression; it holds string"),
         ({"label": pa.date32()}, "classification", "`label` must hold text or whole numbers; it holds date32"),
         ({"weight": pa.string()}, "classification", "`weight` must hold numbers; it holds string"),
@@ -121,7 +124,68 @@ def test_whole_numbers_and_booleans_are_labels() -> None:
 def test_columns_of_other_types_are_refused(schema: dict[str, pa.DataType], task: str, message: str) -> None:
     fields = {"features": pa.list_(pa.float32()), "label": pa.int32(), "weight": pa.float32(), "split": pa.string()}
     with pytest.raises(ColumnError, match=message):
-        check_types(COLUMNS, pa.schema({**fields, **schema}), task)
+        check_columns(COLUMNS, pa.schema({**fields, **schema}), [*fields], task)
+
+
+def test_all_that_is_wrong_with_the_columns_is_said_at_once() -> None:
+    columns = Columns(("age", "Hours", "label", "age"), "label", "wieght")
+    fields = pa.schema({"age": pa.string(), "label": pa.binary(), "weight": pa.float32()})
+    with pytest.raises(ColumnError) as caught:
+        check_columns(columns, fields, ["age", "hours", "label", "weight"], "classification")
+    assert caught.value.problems == (
+        "Column `Hours` not found in ['age', 'hours', 'label', 'weight']. Did you mean `hours`?",
+        "Column `wieght` not found in ['age', 'hours', 'label', 'weight']. Did you mean `weight`?",
+        "Column `age` is among the features more than once.",
+        "Column `label` is among the features, and is the label: a model that sees the answer learns nothing else.",
+        "Column `age` must hold vectors, arrays of numbers, or numbers; it holds string. Make numbers of text: pandas' "
+        "get_dummies, or Spark's StringIndexer and OneHotEncoder.",
+        "Column `label` must hold vectors, arrays of numbers, or numbers; it holds binary. `Featurizer` makes features "
+        "of photos.",
+        "Column `label` must hold text or whole numbers; it holds binary.",
+    )
+
+
+def test_several_columns_are_as_one_of_arrays() -> None:
+    columns = {
+        "age": pa.array([1, 3, 5, 7], pa.int64()),
+        "tail": pa.array([[2.0], [4.0], [6.0], [8.0]]),
+        "old": pa.array([False, True, True, True]),
+    }
+    several = Encoding(Columns(("age", "tail", "old"), "label", "weight", "split"), "classification", 0, (0, 1, 2, 3))
+    joined = [[1.0, 2.0, 0.0], [3.0, 4.0, 1.0], [5.0, 6.0, 1.0], [7.0, 8.0, 1.0]]
+    assert several.encode(table(**columns)).equals(encode(table(features=pa.array(joined))))
+    broken = several.encode(
+        table(**columns | {"age": pa.array([1, None, 5, 7]), "tail": pa.array([[2.0], [4.0], [], None])})
+    )
+    assert broken["problem"].to_pylist() == [
+        None,
+        "`age` is null, NaN or infinite",
+        "`tail` is empty",
+        "`tail` is null",
+    ]
+
+
+def test_a_share_of_the_training_rows_validates_chosen_by_their_content() -> None:
+    rng = np.random.default_rng(0)
+    n = 2000
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    x[1::2] = x[::2]  # every row twice
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "features": pa.array(x.tolist(), pa.list_(pa.float32())),
+            "label": pa.array(["a"] * n),
+            "weight": pa.array([1.0] * n),
+            "split": pa.array(["train"] * (n // 2) + ["test"] * (n // 2)),
+        }
+    )
+    encoded = Encoding(COLUMNS, "classification", 0, (0, 1, 2, 3), validation_fraction=0.3).encode(batch)
+    side, replica = encoded["side"].to_numpy(), encoded["replica"].to_numpy()
+    assert 0.25 < (side[: n // 2] == 1).mean() < 0.35
+    assert (side[n // 2 :] == 2).all()
+    assert (side[::2] == side[1::2]).all()
+    assert min(np.bincount(replica[side == 1], minlength=4)) > 40  # whatever replica they belong to
+    again = Encoding(COLUMNS, "classification", 0, (0, 1, 2, 3), validation_fraction=0.3).encode(batch.slice(500, 100))
+    assert again["side"].to_pylist() == side[500:600].tolist()
 
 
 def stored(batches: list[pa.RecordBatch], limit_bytes: int, folder: Path) -> tuple[dict[int, Rows], Store]:

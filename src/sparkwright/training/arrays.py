@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, ignore
+from sparkwright.training.columns import Columns, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import Columns, Encoding, check_types, label_kind
+from sparkwright.training.encoding import Encoding
 from sparkwright.training.head import train_head
 from sparkwright.training.population import Invalid, examine
 from sparkwright.training.result import TrainingResult
@@ -21,7 +22,7 @@ from sparkwright.training.transports.in_process import InProcess
 
 __all__ = ["fit_arrays"]
 
-_COLUMNS = Columns("x", "y", "weight", "split")
+_COLUMNS = Columns(("x",), "y", "weight", "split")
 _AT_ONCE = 8192  # rows encoded at a time
 
 
@@ -64,11 +65,11 @@ def fit_arrays(
     if validation is not None:
         tables.append(_table(*validation, None, "validation"))
     for table in tables:
-        check_types(_COLUMNS, table.schema, config.task)
+        check_columns(_COLUMNS, table.schema, table.column_names, config.task)
     if tables[0].num_rows and len({table.schema.field("x").type for table in tables}) > 1:
         raise InputError("Training and validation rows must have the same number of features.")
     transport = InProcess(config.replicas)
-    encoding = Encoding(_COLUMNS, config.task, config.seed, (0,) * config.replicas)
+    encoding = Encoding(_COLUMNS, config.task, config.seed, (0,) * config.replicas, config.validation_fraction)
     store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()))
     for table in tables:
         for batch in encoding(iter(table.to_batches(_AT_ONCE))):

@@ -7,18 +7,17 @@ runs with Spark, on executors, and without.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sparkwright.errors import ColumnError
+from sparkwright.training.columns import SIDES, Columns, label_kind
 
-__all__ = ["ENCODED", "ENCODED_DDL", "SIDES", "TRAIN", "VALIDATION", "Columns", "Encoding", "check_types", "label_kind"]
+__all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
 
-SIDES = ("train", "validation", "test")
 TRAIN, VALIDATION = 0, 1
 
 ENCODED_DDL = (
@@ -41,31 +40,7 @@ ENCODED = pa.schema(
     ]
 )
 
-LabelKind = Literal["text", "int", "float"]
-
 _NULL = pa.scalar(None, pa.binary())
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the table's columns; those that are None are not there."""
-
-    features: str = "features"
-    label: str = "label"
-    weight: str | None = None
-    split: str | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that are there."""
-        return [name for name in (self.features, self.label, self.weight, self.split) if name is not None]
-
-
-def label_kind(type_: pa.DataType) -> LabelKind:
-    """Return what classes are made of, given the label column's type."""
-    if pa.types.is_integer(type_):
-        return "int"
-    return "float" if pa.types.is_floating(type_) or pa.types.is_decimal(type_) else "text"
 
 
 @dataclass(frozen=True)
@@ -79,12 +54,14 @@ class Encoding:
         task: ``"classification"`` or ``"regression"``.
         seed: Other seeds place rows otherwise.
         workers: Worker of each replica.
+        validation_fraction: Share of the training rows that validate instead; a row's hash chooses.
     """
 
     columns: Columns
     task: str
     seed: int
     workers: tuple[int, ...]
+    validation_fraction: float = 0.0
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -99,6 +76,10 @@ class Encoding:
         weight = self._weights(batch, problems)
         lengths, values = self._features(batch, problems)
         replica, key = self._places(lengths, values, labels, targets, weight)
+        if self.validation_fraction:
+            # A row's replica is the rest of its key by their number; what decides here are the key's highest bits.
+            low = key.view(np.uint64) < np.uint64(self.validation_fraction * 2**64)
+            side[low & (side == TRAIN)] = VALIDATION
         problem = problems.array()
         good = pc.is_null(problem)
         replica[~good.to_numpy(zero_copy_only=False)] = 0
@@ -161,18 +142,17 @@ class Encoding:
         return weight
 
     def _features(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        name = self.columns.features
-        column = batch.column(name).cast(pa.list_(pa.float32()), safe=False)
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-        lengths = np.array(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), np.int64)
-        # Nulls inside become NaN. A copy, because the buffer is read as bytes from its beginning.
-        values = np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
-        problems.add(np.flatnonzero(missing), f"`{name}` is null")
-        problems.add(np.flatnonzero(~missing & (lengths == 0)), f"`{name}` is empty")
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            rows = np.unique(np.searchsorted(np.cumsum(lengths), bad, side="right"))
-            problems.add(rows, f"`{name}` holds NaN, infinity or null")
+        """Return how many features each row has, and all of them, those of several columns one after the other."""
+        parts = [_numbers(batch.column(name), name, problems) for name in self.columns.features]
+        if len(parts) == 1:
+            return parts[0]
+        lengths = np.sum([own for own, _ in parts], axis=0)
+        values = np.empty(lengths.sum(), np.float32)
+        starts = np.cumsum(lengths) - lengths
+        for own, numbers in parts:
+            within = np.arange(len(numbers)) - np.repeat(np.cumsum(own) - own, own)
+            values[np.repeat(starts, own) + within] = numbers
+            starts += own
         return lengths, values
 
     def _places(
@@ -197,6 +177,26 @@ class Encoding:
         return (key.view(np.uint64) % len(self.workers)).astype(np.int32), key
 
 
+def _numbers(column: pa.Array, name: str, problems: "_Problems") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return how many numbers each row of a column has, and all of them."""
+    if not pa.types.is_nested(column.type):
+        values = np.array(column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32)
+        problems.add(np.flatnonzero(~np.isfinite(values)), f"`{name}` is null, NaN or infinite")
+        return np.ones(len(values), np.int64), values
+    column = column.cast(pa.list_(pa.float32()), safe=False)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    lengths = np.array(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), np.int64)
+    # Nulls inside become NaN. A copy, because the buffer is read as bytes from its beginning.
+    values = np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+    problems.add(np.flatnonzero(missing), f"`{name}` is null")
+    problems.add(np.flatnonzero(~missing & (lengths == 0)), f"`{name}` is empty")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        rows = np.unique(np.searchsorted(np.cumsum(lengths), bad, side="right"))
+        problems.add(rows, f"`{name}` holds NaN, infinity or null")
+    return lengths, values
+
+
 class _Problems:
     """The first problem of each row."""
 
@@ -209,38 +209,3 @@ class _Problems:
 
     def array(self) -> pa.Array:
         return pa.array(self._texts, pa.string())
-
-
-def check_types(columns: Columns, schema: pa.Schema, task: str) -> None:
-    """Check that the columns are of types that `Encoding` takes.
-
-    Raises:
-        ColumnError: One is of another type.
-    """
-    features = schema.field(columns.features).type
-    is_list = pa.types.is_list(features) or pa.types.is_large_list(features) or pa.types.is_fixed_size_list(features)
-    if not is_list or not _is_number(features.value_type):
-        raise ColumnError(
-            f"Column `{columns.features}` must hold vectors or arrays of numbers; it holds {features}. "
-            "`Featurizer` makes such a column of photos, `VectorAssembler` of number columns."
-        )
-    label = schema.field(columns.label).type
-    if task == "regression" and not _is_number(label):
-        raise ColumnError(f"Column `{columns.label}` must hold numbers for a regression; it holds {label}.")
-    if task == "classification" and not (_is_number(label) or pa.types.is_boolean(label) or _is_text(label)):
-        raise ColumnError(f"Column `{columns.label}` must hold text or whole numbers; it holds {label}.")
-    if columns.weight is not None and not _is_number(schema.field(columns.weight).type):
-        raise ColumnError(f"Column `{columns.weight}` must hold numbers; it holds {schema.field(columns.weight).type}.")
-    if columns.split is not None and not _is_text(schema.field(columns.split).type):
-        raise ColumnError(
-            f"Column `{columns.split}` must hold one of {', '.join(SIDES)}; it holds "
-            f"{schema.field(columns.split).type}."
-        )
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
-
-
-def _is_text(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
 
-from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError, did_you_mean
+from sparkwright.errors import EnvironmentNotReadyError, InputError
 from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
+from sparkwright.training.columns import Columns, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import ENCODED_DDL, Columns, Encoding, check_types, label_kind
+from sparkwright.training.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.population import Invalid
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.transports._base import hosting
@@ -30,7 +31,7 @@ def train(
     df: "DataFrame",
     config: TrainingConfig | None = None,
     *,
-    features: str = "features",
+    features: str | Sequence[str] = "features",
     label: str = "label",
     weight: str | None = None,
     split: str | None = None,
@@ -49,7 +50,8 @@ def train(
     Args:
         df: Holds the columns below; read once.
         config: How; by default a `TrainingConfig()`.
-        features: Column of vectors or arrays of numbers, all of one length.
+        features: Column of vectors or arrays of numbers, all of one length; or several columns, of numbers too, which
+            together are a row's features, in this order.
         label: Column of labels (text or whole numbers), or of numbers for a regression.
         weight: Column of rows' weights; None weighs all alike.
         split: Column of ``train``, ``validation`` and ``test``; test rows are left alone. None trains on all rows.
@@ -71,10 +73,12 @@ def train(
     config = config or TrainingConfig()
     if invalid not in ("error", "skip"):
         raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
-    spark, columns = df.sparkSession, Columns(features, label, weight, split)
+    spark, columns = df.sparkSession, Columns.of(features, label, weight, split)
+    types = arrow_schema(df.schema, columns)
+    check_columns(columns, types, df.columns, config.task)
+    kind = label_kind(types.field(label).type)
     workers = _workers(spark, config, num_workers)
     rows = _selected(df, columns)
-    kind = label_kind(_check(rows, columns, config.task).field(label).type)
     ship_library(spark)
     started = time.perf_counter()
     emit(StageStarted("rows"))
@@ -140,9 +144,6 @@ def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
-    for name in columns.names:
-        if name not in df.columns:
-            raise ColumnError(f"Column `{name}` not found in {df.columns}.{did_you_mean(name, df.columns)}")
     if columns.split is not None:
         df = df.where(F.col(f"`{columns.split}`").eqNullSafe("test") == F.lit(False))
     there = {field.name: field.dataType for field in df.schema.fields if field.name in columns.names}
@@ -156,21 +157,12 @@ def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
     )
 
 
-def _check(rows: "DataFrame", columns: Columns, task: str) -> Any:
-    """Check the columns' types; return their Arrow schema."""
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    schema = to_arrow_schema(rows.schema)
-    check_types(columns, schema, task)
-    return schema
-
-
 def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, workers: int) -> "DataFrame":
     """Return the encoded rows, those of worker i in partition i."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     of_replica = tuple(rank for rank, hosted in enumerate(hosting(config.replicas, workers)) for _ in hosted)
-    encoding = Encoding(columns, config.task, config.seed, of_replica)
+    encoding = Encoding(columns, config.task, config.seed, of_replica, config.validation_fraction)
     return rows.mapInArrow(encoding, ENCODED_DDL).repartitionById(workers, F.col("worker"))
 
 

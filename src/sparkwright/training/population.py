@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import Columns, LabelKind
 from sparkwright.training.rows import Census
 
 __all__ = ["Population", "examine"]
@@ -72,8 +72,9 @@ def examine(
         )
     if len(census.widths) > 1:
         widths = ", ".join(f"{int(width):,} ({count:,} rows)" for width, count in census.widths.most_common(5))
+        named = ", ".join(f"`{name}`" for name in columns.features)
         raise ColumnError(
-            f"All rows of `{columns.features}` must have the same number of features; they have {widths}. Rows of "
+            f"All rows of {named} must have the same number of features; they have {widths}. Rows of "
             "different networks or layers do not mix."
         )
     rows = census.rows["train"]
@@ -86,6 +87,11 @@ def examine(
         raise InputError(
             f"`replicas` is {config.replicas}, but there are only {rows} training rows; each replica needs one at "
             f"least. Lower `replicas` to {rows} or less."
+        )
+    if config.validation_fraction and not census.rows["validation"]:
+        raise InputError(
+            f"`validationFraction` is {config.validation_fraction:g}, of {rows} training rows, and none fell to "
+            "validation. Raise it, take another `seed`, or name the rows' sides in a column."
         )
     labels = _classes(census, config, columns, kind, classes) if config.task == "classification" else ()
     return Population(int(next(iter(census.widths))), labels, census)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from sparkwright.events import EpochEnded
 from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.training.columns import LabelKind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import LabelKind
 from sparkwright.training.head import build_head
 
 __all__ = ["TrainingResult"]

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.training.encoding import SIDES
+from sparkwright.training.columns import SIDES
 
 __all__ = ["Census", "Rows", "Store", "local_folder"]
 

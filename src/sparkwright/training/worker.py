@@ -12,8 +12,9 @@ from safetensors.numpy import save as save_tensors
 
 from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, ignore
+from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import ENCODED, Columns, LabelKind
+from sparkwright.training.encoding import ENCODED
 from sparkwright.training.head import Outcome, train_head
 from sparkwright.training.population import Invalid, Population, examine
 from sparkwright.training.rows import Census, Store, local_folder
