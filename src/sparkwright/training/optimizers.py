@@ -1,9 +1,14 @@
-"""Optimisers on flat tensors, in place; they keep no state of their own, so that a sync sees all there is."""
+"""Optimisers on flat tensors, in place; they keep no state of their own, so that a sync sees all there is.
 
-import math
+The arithmetic is torch's fused one: a step reads and writes each vector once.
+"""
+
 from abc import ABC, abstractmethod
 
 import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import Flat
@@ -12,7 +17,11 @@ __all__ = ["Adam", "Optimizer", "Sgd", "make_optimizer"]
 
 
 class Optimizer(ABC):
-    """Changes a replica's weights, given their gradient."""
+    """Changes a replica's weights, given their gradient.
+
+    Args:
+        decay: L2 penalty of the weights that decay applies to.
+    """
 
     slots: int
     """How many vectors of state it needs, each as long as the weights."""
@@ -20,13 +29,17 @@ class Optimizer(ABC):
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
-    @abstractmethod
     def update(self, flat: Flat, rate: float, step: int) -> None:
-        """Take one step; the gradient may be overwritten. `step` counts from 1, as Adam's bias correction does."""
+        """Take one step; `step` counts from 1, as Adam's bias correction does."""
+        if not self.decay:
+            return self._step(flat.state_SN, flat.gradient_N, rate, step, 0.0)
+        for part, decay in ((slice(flat.decayed), self.decay), (slice(flat.decayed, None), 0.0)):
+            self._step(flat.state_SN[:, part], flat.gradient_N[part], rate, step, decay)
+        return None
 
-    def _add_penalty(self, flat: Flat) -> None:
-        if self.decay:
-            flat.gradient_N[: flat.decayed].add_(flat.weights_N[: flat.decayed], alpha=self.decay)
+    @abstractmethod
+    def _step(self, state_SN: Tensor, gradient_N: Tensor, rate: float, step: int, decay: float) -> None:
+        """Take one step of weights that have one decay."""
 
 
 class Sgd(Optimizer):
@@ -38,14 +51,21 @@ class Sgd(Optimizer):
         self.nesterov = nesterov
         self.slots = 1 if momentum else 0
 
-    def update(self, flat: Flat, rate: float, step: int) -> None:  # noqa: ARG002
-        self._add_penalty(flat)
-        direction = gradient = flat.gradient_N
-        if self.momentum:
-            velocity = flat.state_SN[1]
-            velocity.mul_(self.momentum).add_(gradient)
-            direction = gradient.add_(velocity, alpha=self.momentum) if self.nesterov else velocity
-        flat.weights_N.sub_(direction, alpha=rate)
+    def _step(self, state_SN: Tensor, gradient_N: Tensor, rate: float, step: int, decay: float) -> None:  # noqa: ARG002
+        sgd(
+            [state_SN[0]],
+            [gradient_N],
+            [state_SN[1] if self.momentum else None],
+            weight_decay=decay,
+            momentum=self.momentum,
+            lr=rate,
+            dampening=0.0,
+            nesterov=self.nesterov,
+            maximize=False,
+            has_sparse_grad=False,
+            foreach=False,
+            fused=True,
+        )
 
 
 class Adam(Optimizer):
@@ -60,17 +80,26 @@ class Adam(Optimizer):
         self.beta1 = beta1
         self.decoupled = decoupled
 
-    def update(self, flat: Flat, rate: float, step: int) -> None:
-        if not self.decoupled:
-            self._add_penalty(flat)
-        elif self.decay:
-            flat.weights_N[: flat.decayed].mul_(1 - rate * self.decay)
-        _, mean, square = flat.state_SN
-        mean.lerp_(flat.gradient_N, 1 - self.beta1)
-        square.mul_(self.beta2).addcmul_(flat.gradient_N, flat.gradient_N, value=1 - self.beta2)
-        root = torch.sqrt(square, out=flat.gradient_N)  # the gradient's memory is free now
-        root.div_(math.sqrt(1 - self.beta2**step)).add_(self.epsilon)
-        flat.weights_N.addcdiv_(mean, root, value=-rate / (1 - self.beta1**step))
+    def _step(self, state_SN: Tensor, gradient_N: Tensor, rate: float, step: int, decay: float) -> None:
+        weights_N, mean_N, square_N = state_SN
+        adam(
+            [weights_N],
+            [gradient_N],
+            [mean_N],
+            [square_N],
+            [],
+            [torch.tensor(step - 1.0)],  # adam counts on by itself
+            decoupled_weight_decay=self.decoupled,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            lr=rate,
+            weight_decay=decay,
+            eps=self.epsilon,
+            amsgrad=False,
+            maximize=False,
+            foreach=False,
+            fused=True,
+        )
 
 
 def make_optimizer(config: TrainingConfig) -> Optimizer:
