@@ -12,7 +12,7 @@ __all__ = ["make_strategy"]
 
 def make_strategy(config: TrainingConfig) -> Strategy:
     """Return the strategy that `config` names, before its first step."""
-    codec = make_codec(config.compression)
+    codec = make_codec(config.compression, config.compression_share)
     match config.strategy:
         case "all_reduce":
             return AllReduce(codec=codec)

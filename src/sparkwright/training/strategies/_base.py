@@ -75,21 +75,31 @@ class Apart(Strategy):
     """Replicas that train apart between syncs, and meet at what they have in common.
 
     What is summed is each one's change since then, times its share of the rows: `meet` makes of it what all go on from.
+    The change is that of weights and optimiser's state; or of the weights alone, and each replica keeps its optimiser's
+    state, where a codec with error feedback sends it: a mean of squares that comes late or too small does harm.
     """
 
     def start(self, replicas: Sequence[Replica], state: Mapping[str, Tensor] | None = None) -> None:
-        self._common = (state or {}).get("common", replicas[0].flat.state_SN).clone()
+        keeps = self.codec is not None and self.codec.feedback
+        for replica in replicas:
+            replica.differs = replica.differs or keeps
+        sent = 1 if keeps else None
+        self._common = (state or {}).get("common", replicas[0].flat.state_SN)[:sent].clone()
         self._changes = [torch.empty_like(self._common) for _ in replicas]
+
+    def met(self, replica: Replica) -> Tensor:
+        """Return the part of a replica's state that is common at a sync: a view."""
+        return replica.flat.state_SN[: len(self._common)]
 
     def advance(self, replicas: Sequence[Replica], interval: Interval, transport: Transport) -> None:
         def train() -> list[Tensor]:
             for replica, change in zip(replicas, self._changes, strict=True):
                 replica.train(interval.numbers, interval.first_step, interval.rates)
-                torch.sub(replica.flat.state_SN, self._common, out=change).mul_(interval.share(replica.index))
+                torch.sub(self.met(replica), self._common, out=change).mul_(interval.share(replica.index))
             return self._changes
 
         self.meet(transport.sum_of(train, self.codec, replicas), replicas, last=interval.last)
 
     @abstractmethod
     def meet(self, change_SN: Tensor, replicas: Sequence[Replica], *, last: bool) -> None:
-        """Move `_common` by the replicas' mean change of weights and optimiser's state, and the replicas to it."""
+        """Move `_common` by the replicas' mean change, and the replicas to it."""

@@ -34,4 +34,4 @@ class Averaging(Apart):
     def meet(self, change_SN: Tensor, replicas: Sequence[Replica], *, last: bool) -> None:  # noqa: ARG002
         self._common.add_(change_SN)
         for replica in replicas:
-            replica.flat.state_SN.copy_(self._common)
+            self.met(replica).copy_(self._common)

@@ -38,7 +38,7 @@ class Outer(Apart):
     def start(self, replicas: Sequence[Replica], state: Mapping[str, Tensor] | None = None) -> None:
         super().start(replicas, state)
         for replica in replicas:
-            replica.differs = self._pull < 1
+            replica.differs = replica.differs or self._pull < 1
         self._velocity_N = state["velocity"].clone() if state else torch.zeros_like(self._common[0])
 
     def state(self) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ class Outer(Apart):
         weights_N.add_(change_N, alpha=self._rate).add_(self._velocity_N, alpha=self._rate * self._momentum)
         self._common[1:].add_(change_SN[1:])
         for replica in replicas:
-            replica.flat.state_SN[1:].copy_(self._common[1:])
+            self.met(replica)[1:].copy_(self._common[1:])
             if last or self._pull == 1:
                 replica.flat.weights_N.copy_(weights_N)
             else:
