@@ -27,13 +27,14 @@ def executor_cores(spark: "SparkSession") -> int | None:
     return int(told) if told else None
 
 
-def slots(spark: "SparkSession") -> int:
+def slots(spark: "SparkSession", *, again: bool = False) -> int:
     """Return how many tasks run at the same time.
 
     Read from the master's name for a local session. Otherwise asked from the cluster, once per session, by a job of a
-    second or so: what counts is what the executors have that are registered then.
+    second or so: what counts is what the executors have that are registered then. `again` asks anew, after executors
+    may have come or gone.
     """
-    if spark not in _slots:
+    if again or spark not in _slots:
         local = local_slots(spark)
         _slots[spark] = _ask_slots(spark) if local is None else local
     return _slots[spark]

@@ -8,7 +8,9 @@
         replica-0.safetensors …     what is a replica's own
         manifest.json               put last, with checksums: a folder without it does not exist
 
-Any number of workers may write one and any other number go on from it, because nothing in it speaks of workers.
+Any number of workers may write one and any other number go on from it, because nothing in it speaks of workers. Two
+attempts at one training that overlap for a moment, because Spark has lost sight of a worker, do not harm each other:
+what they write under one name has the same bits.
 """
 
 import hashlib
@@ -25,10 +27,26 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from sparkwright import storage
-from sparkwright.errors import InputError
+from sparkwright.errors import InputError, WorkerError
+from sparkwright.training.config import TrainingConfig
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["Checkpoints", "Snapshot", "differences"]
+__all__ = [
+    "FOLDER",
+    "Checkpoints",
+    "Snapshot",
+    "age",
+    "check_same",
+    "differences",
+    "fingerprint_at",
+    "load_file",
+    "newest",
+    "training_fingerprint",
+    "write_file",
+]
+
+FOLDER = "checkpoints"
+"""Of a run, for them."""
 
 _MANIFEST, _COMMON = "manifest.json", "common"
 _KEPT = 2
@@ -63,16 +81,24 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of one run, as one process of the training sees them.
+    """The checkpoints of one training, as one process of it sees them.
 
     Args:
         uri: Their folder, which every worker can read and write.
+        begin: Name of the one to go on from, which all processes must give alike (see `newest`); None begins.
         every_s: Seconds between two of them, about. Where writing takes long they are rarer: it costs 3 % at most.
-        fingerprint: What the run must have in common with those who go on with it: configuration and data.
+        fingerprint: What the training must have in common with those who go on with it: configuration and data.
     """
 
-    def __init__(self, uri: str, every_s: float = 60.0, fingerprint: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        begin: str | None = None,
+        every_s: float = 60.0,
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> None:
         self.uri = uri
+        self.begin = begin
         self.every_s = every_s
         self.fingerprint = dict(fingerprint or {})
         self._last = time.monotonic()
@@ -80,23 +106,34 @@ class Checkpoints:
         self._questions = 0
         self._asked = 0.0
 
-    def latest(self, hosted: Iterable[int]) -> Snapshot | None:
-        """Return the newest whole checkpoint, with the given replicas' own tensors; None if there is none.
+    def load(self, hosted: Iterable[int]) -> Snapshot | None:
+        """Return the checkpoint to go on from, with the given replicas' own tensors; None if there is none.
 
         Raises:
             InputError: It belongs to another configuration or other data; the differences are listed.
+            WorkerError: It is damaged. It has been given up, so that the next attempt goes on from the one before.
         """
-        names = [name for name in storage.list_files(self.uri) if name.partition("-")[0] in _PHASES]
-        for name in sorted(names, key=_age, reverse=True):
-            found = self._read(name, hosted)
-            if found is not None:
-                return found
-        return None
+        if self.begin is None:
+            return None
+        folder = storage.join(self.uri, self.begin)
+        try:
+            manifest = _manifest(self.uri, self.begin)
+            check_same(self.uri, manifest["fingerprint"], self.fingerprint)
+            files = manifest["files"]
+            common = load_file(folder, _COMMON, files[_COMMON])
+            own = {replica: load_file(folder, f"replica-{replica}", files[f"replica-{replica}"]) for replica in hosted}
+        except InputError:
+            raise
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            storage.remove(storage.join(folder, _MANIFEST))
+            raise WorkerError(f"The checkpoint {folder} is damaged and was given up: {error}") from error
+        return Snapshot(manifest["phase"], manifest["epoch"], manifest["number"], common, own, manifest["facts"])
 
     def due(self, transport: Transport) -> bool:
         """Tell, at a sync, whether to save now: rank 0's clock decides. A collective call.
 
-        Asking costs a message, so rank 0 also says how many syncs may pass before it is asked again: about a second's.
+        Asking costs a message, so rank 0 also says how many syncs may pass before it is asked again: those of about a
+        second.
         """
         if self._questions:
             self._questions -= 1
@@ -104,7 +141,7 @@ class Checkpoints:
         now = time.monotonic()
         since, self._asked = now - (self._asked or now), now
         wanted = now - self._last >= max(self.every_s, self._cost_s / _SHARE)
-        skip = min(1000, math.floor(1 / since)) if since > 0 else 0
+        skip = min(1000, math.floor(min(1.0, self.every_s) / since)) if since > 0 else 0
         word = transport.agree(2 * skip + wanted)
         self._questions = word // 2
         return bool(word % 2)
@@ -112,63 +149,84 @@ class Checkpoints:
     def save(self, snapshot: Snapshot, transport: Transport) -> None:
         """Write a checkpoint: each process what it hosts, rank 0 the rest and then the manifest. A collective call."""
         started = time.monotonic()
-        folder = storage.join(self.uri, snapshot.name)
-        sums = {}
-        for replica, tensors in snapshot.replicas.items():
-            sums[f"replica-{replica}"] = _write(folder, f"replica-{replica}", tensors)
-        if transport.rank == 0:
-            sums[_COMMON] = _write(folder, _COMMON, snapshot.common)
         files: dict[str, str] = {}
-        for own in transport.gather(json.dumps(sums)):
+        for own in transport.gather(json.dumps(self.write(snapshot, common=transport.rank == 0))):
             files |= json.loads(own)
         if transport.rank == 0:
-            manifest = {
-                "phase": snapshot.phase,
-                "epoch": snapshot.epoch,
-                "number": snapshot.number,
-                "facts": dict(snapshot.facts),
-                "fingerprint": self.fingerprint,
-                "files": files,
-            }
-            storage.write_bytes(storage.join(folder, _MANIFEST), json.dumps(manifest).encode())
-            self._drop_old()
+            self.commit(snapshot, files)
         self._last = time.monotonic()
         self._cost_s = self._last - started
 
-    def _drop_old(self) -> None:
-        """Keep the last two; those that are not whole yet may be another's."""
-        names = storage.list_files(self.uri)
-        whole = [name for name in names if storage.exists(storage.join(self.uri, name, _MANIFEST))]
-        for name in sorted(whole, key=_age)[:-_KEPT]:
-            storage.remove(storage.join(self.uri, name, _MANIFEST))  # first: what is half deleted does not exist
-            storage.remove(storage.join(self.uri, name))
+    def write(self, snapshot: Snapshot, *, common: bool) -> dict[str, str]:
+        """Write the tensors of the replicas and, if asked, the common ones; return the files' checksums by name."""
+        folder = storage.join(self.uri, snapshot.name)
+        parts = {f"replica-{replica}": tensors for replica, tensors in snapshot.replicas.items()}
+        if common:
+            parts[_COMMON] = snapshot.common
+        return {name: write_file(folder, name, tensors) for name, tensors in parts.items()}
 
-    def _read(self, name: str, hosted: Iterable[int]) -> Snapshot | None:
-        """Return a checkpoint if it is whole, else None."""
-        folder = storage.join(self.uri, name)
-        try:
-            manifest = json.loads(storage.read_bytes(storage.join(folder, _MANIFEST)))
-        except (FileNotFoundError, ValueError):
-            return None
-        found = differences(manifest["fingerprint"], self.fingerprint)
-        if found:
-            raise InputError(
-                f"{self.uri} holds checkpoints of another training, which this one cannot go on from. Differences "
-                f"(there → now): {'; '.join(found)}. Choose another folder, or begin anew with overwrite."
-            )
-        files = manifest["files"]
-        try:
-            tensors = {file: _load(folder, file, files[file]) for file in (_COMMON, *(f"replica-{r}" for r in hosted))}
-        except (FileNotFoundError, ValueError):
-            return None
-        return Snapshot(
-            manifest["phase"],
-            manifest["epoch"],
-            manifest["number"],
-            tensors[_COMMON],
-            {replica: tensors[f"replica-{replica}"] for replica in hosted},
-            manifest["facts"],
+    def commit(self, snapshot: Snapshot, files: Mapping[str, str]) -> None:
+        """Put the manifest of a snapshot, of which all `files` are written, and drop old checkpoints."""
+        manifest = {
+            "phase": snapshot.phase,
+            "epoch": snapshot.epoch,
+            "number": snapshot.number,
+            "facts": dict(snapshot.facts),
+            "fingerprint": self.fingerprint,
+            "files": dict(files),
+        }
+        storage.write_bytes(storage.join(self.uri, snapshot.name, _MANIFEST), json.dumps(manifest).encode())
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """Keep the last two, and what is newer; drop what is older, whole or not."""
+        kept = _whole(self.uri)[:_KEPT]
+        for name in _names(self.uri):
+            if age(name) < age(kept[-1]):
+                storage.remove(storage.join(self.uri, name, _MANIFEST))  # first: what is half gone does not exist
+                storage.remove(storage.join(self.uri, name))
+
+
+def newest(uri: str) -> str | None:
+    """Return the name of the newest checkpoint in a folder, None if there is none."""
+    return next(iter(_whole(uri)), None)
+
+
+def age(name: str | None) -> tuple[int, str]:
+    """Return what sorts names of checkpoints by how far the training was; None is where it begins."""
+    return (-1, "") if name is None else (_PHASES.index(name.partition("-")[0]), name)
+
+
+def check_same(uri: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare two fingerprints, in the entries that both have.
+
+    Raises:
+        InputError: They differ; the differences are listed.
+    """
+    both = there.keys() & now.keys()
+    found = differences({key: there[key] for key in both}, {key: now[key] for key in both})
+    if found:
+        raise InputError(
+            f"{uri} holds checkpoints of another training, which this one cannot go on from. Differences (there → "
+            f"now): {'; '.join(found)}. Choose another folder, or begin anew with overwrite=True (--overwrite)."
         )
+
+
+def training_fingerprint(config: TrainingConfig, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a training must have in common with its checkpoints.
+
+    Args:
+        config: How.
+        data: `Population.fingerprint`; None where the rows are not known yet.
+    """
+    found: dict[str, Any] = {"config": config.to_dict()} | ({} if data is None else {"data": dict(data)})
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as a manifest gives it back
+
+
+def fingerprint_at(uri: str) -> dict[str, Any]:
+    """Return the fingerprint of the newest checkpoint in a folder; empty if there is none."""
+    name = newest(uri)
+    return dict(_manifest(uri, name)["fingerprint"]) if name is not None else {}
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -183,18 +241,36 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return found
 
 
-def _age(name: str) -> tuple[int, str]:
-    return _PHASES.index(name.partition("-")[0]), name
+def _names(uri: str) -> list[str]:
+    """Return the names of all checkpoints, whole or not, the newest first."""
+    names = [name for name in storage.list_files(uri) if name.partition("-")[0] in _PHASES]
+    return sorted(names, key=age, reverse=True)
 
 
-def _write(folder: str, name: str, tensors: Mapping[str, Tensor]) -> str:
+def _whole(uri: str) -> list[str]:
+    return [name for name in _names(uri) if storage.exists(storage.join(uri, name, _MANIFEST))]
+
+
+def _manifest(uri: str, name: str) -> dict[str, Any]:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no JSON.
+    """
+    manifest: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, name, _MANIFEST)))
+    return manifest
+
+
+def write_file(folder: str, name: str, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors and return their checksum."""
     data = save_tensors({key: tensor.detach().contiguous() for key, tensor in tensors.items()})
     storage.write_bytes(storage.join(folder, f"{name}.safetensors"), data)
     return hashlib.sha256(data).hexdigest()
 
 
-def _load(folder: str, name: str, checksum: str) -> dict[str, Tensor]:
+def load_file(folder: str, name: str, checksum: str) -> dict[str, Tensor]:
+    """Read tensors that `write_file` wrote; a file of another checksum raises `ValueError`."""
     data = storage.read_bytes(storage.join(folder, f"{name}.safetensors"))
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ValueError(f"{name} of {folder} is damaged")

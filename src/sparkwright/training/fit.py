@@ -1,15 +1,20 @@
 """Train on a DataFrame: the driver's part. Rows go to the workers once and stay there; rank 0's weights come back."""
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load as load_tensors
 
+from sparkwright import storage
 from sparkwright.errors import EnvironmentNotReadyError, InputError
 from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
+from sparkwright.locks import locked
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
+from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
+from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, training_fingerprint
 from sparkwright.training.columns import Columns, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED_DDL, Encoding
@@ -25,6 +30,7 @@ __all__ = ["TrainingResult", "train"]
 
 MEMORY_MIB = 1024
 WAIT_LIMIT_S = 300.0
+CHECKPOINT_S = 60.0
 
 
 def train(
@@ -40,12 +46,20 @@ def train(
     invalid: Invalid = "error",
     memory_mib: int = MEMORY_MIB,
     wait_limit_s: float = WAIT_LIMIT_S,
+    run: str | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
+    keep_checkpoints: bool = False,
+    attempts: int = ATTEMPTS,
     emit: Emit = ignore,
 ) -> TrainingResult:
     """Train a head on the rows of a table, on a gang of workers.
 
     Runs on the driver, as two stages: one hashes the rows and moves each to its worker, one (a barrier stage) trains.
     The driver receives events, and one copy of the weights at the end.
+
+    When a worker or an executor dies the driver submits the training again, on the slots that there are then. With a
+    run folder it goes on from the last checkpoint, and so does the next call with the same folder after the driver
+    died; the weights are those of a training that nothing disturbed.
 
     Args:
         df: Holds the columns below; read once.
@@ -61,14 +75,21 @@ def train(
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
         wait_limit_s: How long a worker waits for another at a sync.
+        run: A run's folder (path or URI) that driver and workers share, for checkpoints; None keeps none.
+        checkpoint_s: Seconds between two checkpoints; where writing them takes long they are rarer (3 % of the time).
+        keep_checkpoints: Leave the checkpoints there when the training has ended well, for the caller to remove.
+        attempts: Attempts in a row that reach no new checkpoint before the training ends with the last one's error.
         emit: What takes the events: progress of stage ``"rows"``, an `EpochEnded` for each epoch of the selection,
             progress of stage ``"refit"``.
 
     Raises:
         ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
-        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite.
+        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite; checkpoints of another
+            configuration or other data in the run folder.
         EnvironmentNotReadyError: Fewer slots than workers, or dynamic allocation, which a gang cannot use.
         WorkerError: A worker failed; with its rank, host and traceback.
+        StorageError: The run folder is not one that driver and workers share.
+        ExistsError: Another process trains in the run folder.
     """
     config = config or TrainingConfig()
     if invalid not in ("error", "skip"):
@@ -80,22 +101,31 @@ def train(
     workers = _workers(spark, config, num_workers)
     rows = _selected(df, columns)
     ship_library(spark)
-    started = time.perf_counter()
-    emit(StageStarted("rows"))
-    with Channel(emit, driver_hosts(spark)) as channel:
-        job = TrainingJob(
-            config=config,
-            columns=columns,
-            kind=kind,
-            workers=workers,
-            classes=None if classes is None else tuple(map(str, classes)),
-            invalid=invalid,
-            memory_bytes=memory_mib << 20,
-            channel=channel.address,
-            wait_limit_s=wait_limit_s,
-        )
-        with worker_errors():
-            pieces = _placed(rows, columns, config, workers).mapInArrow(job, RESULT_DDL, barrier=True).collect()
+    started, emit = time.perf_counter(), TellOnce(emit)
+    with _checkpoints(spark, run, config) as checkpoints, Channel(emit, driver_hosts(spark)) as channel:
+
+        def attempt(number: int) -> Sequence[Any]:
+            there = workers if number == 1 else min(workers, slots(spark, again=True))
+            job = TrainingJob(
+                config=config,
+                columns=columns,
+                kind=kind,
+                workers=there,
+                classes=None if classes is None else tuple(map(str, classes)),
+                invalid=invalid,
+                memory_bytes=memory_mib << 20,
+                channel=channel.address,
+                wait_limit_s=wait_limit_s,
+                checkpoints=checkpoints,
+                checkpoint_s=checkpoint_s,
+            )
+            emit(StageStarted("rows"))
+            with worker_errors():
+                return _placed(rows, columns, config, there).mapInArrow(job, RESULT_DDL, barrier=True).collect()
+
+        pieces = repeat(attempt, checkpoints, attempts, emit)
+        if checkpoints is not None and not keep_checkpoints:
+            storage.remove(checkpoints)
     total = time.perf_counter() - started
     summary, weights = _read(pieces)
     seconds = {"rows": total - sum(summary["seconds"].values()), **summary["seconds"]}
@@ -113,6 +143,19 @@ def train(
         skipped=summary["skipped"],
         seconds=seconds,
     )
+
+
+@contextlib.contextmanager
+def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig) -> Iterator[str | None]:
+    """Hold the folder of a run's checkpoints, checked; None without a run."""
+    if run is None:
+        yield None
+        return
+    folder = storage.join(storage.to_uri(run), FOLDER)
+    with locked(folder):
+        check_shared(spark, folder)
+        check_same(folder, fingerprint_at(folder), training_fingerprint(config))
+        yield folder
 
 
 def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None) -> int:

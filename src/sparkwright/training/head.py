@@ -107,7 +107,7 @@ def train_head(
         InputError: `checkpoints` holds another training.
     """
     started = time.perf_counter()
-    saved = checkpoints.latest(transport.hosted) if checkpoints else None
+    saved = checkpoints.load(transport.hosted) if checkpoints else None
     seconds: dict[str, float] = {}
     with cpu_threads(config.threads):
         if saved is None or saved.phase == "selection":

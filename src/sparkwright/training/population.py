@@ -1,7 +1,8 @@
 """What all rows of a training are together: checked once, the same in every process."""
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.training.columns import Columns, LabelKind
@@ -32,6 +33,15 @@ class Population:
     def validated(self) -> bool:
         """Whether there are validation rows."""
         return self.census.rows["validation"] > 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells these rows from others, whatever their order: counts and hashes of the sides, classes."""
+        classes = hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:16]
+        sides = {
+            side: f"{rows} rows, hash {self.census.keys[side] % 2**64:016x}"
+            for side, rows in sorted(self.census.rows.items())
+        }
+        return {**sides, "features": self.width, "classes": f"{len(self.classes)}, hash {classes}"}
 
     def label_counts(self, sides: tuple[str, ...]) -> dict[str, int]:
         """Return label → rows on some sides."""

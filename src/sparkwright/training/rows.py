@@ -53,31 +53,35 @@ class Census:
         widths: Number of features → rows.
         labels: Side → label → rows.
         problems: What is wrong → rows.
+        keys: Side → sum of the rows' keys, whatever their order.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     widths: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
+    keys: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Census") -> None:
         """Add another's counts."""
         self.rows.update(other.rows)
         self.widths.update(other.widths)
         self.problems.update(other.problems)
+        self.keys.update(other.keys)
         for side, counts in other.labels.items():
             self.labels.setdefault(side, Counter()).update(counts)
 
     def to_json(self) -> str:
         """Return the counts as JSON."""
-        return json.dumps({"rows": self.rows, "widths": self.widths, "labels": self.labels, "problems": self.problems})
+        return json.dumps(vars(self))
 
     @staticmethod
     def from_json(text: str) -> "Census":
         """Rebuild from `to_json`."""
         data = json.loads(text)
         labels = {side: Counter(counts) for side, counts in data["labels"].items()}
-        return Census(Counter(data["rows"]), Counter(data["widths"]), labels, Counter(data["problems"]))
+        plain = {name: Counter(data[name]) for name in ("rows", "widths", "problems", "keys")}
+        return Census(labels=labels, **plain)
 
 
 class Store:
@@ -127,9 +131,10 @@ class Store:
         return {replica: parts.finish(width) for replica, parts in self._parts.items()}
 
     def _count(self, good: pa.RecordBatch) -> None:
-        side = good["side"].to_numpy()
+        side, key = good["side"].to_numpy(), good["key"].to_numpy().view(np.uint64)
         for number in np.unique(side).tolist():
             name, mine = SIDES[number], pa.array(side == number)
+            self.census.keys[name] += int(key[side == number].sum())  # modulo 2**64
             self.census.rows[name] += int(np.count_nonzero(side == number))
             counts = good["label"].filter(mine).drop_null().value_counts()
             counter = self.census.labels.setdefault(name, Counter())

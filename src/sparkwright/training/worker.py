@@ -12,6 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, ignore
+from sparkwright.training.checkpoints import Checkpoints, newest, training_fingerprint
 from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED
@@ -44,6 +45,8 @@ class TrainingJob:
         memory_bytes: Features that a worker keeps in memory; more are memory-mapped.
         channel: Where events go.
         wait_limit_s: How long a worker waits for another.
+        checkpoints: Folder of the checkpoints; None keeps none.
+        checkpoint_s: Seconds between two of them.
     """
 
     config: TrainingConfig
@@ -55,6 +58,8 @@ class TrainingJob:
     memory_bytes: int
     channel: Address | None
     wait_limit_s: float
+    checkpoints: str | None = None
+    checkpoint_s: float = 60.0
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take this worker's rows, train, and give the outcome if this is rank 0. Runs on executors."""
@@ -79,6 +84,7 @@ class TrainingJob:
                         store.finish(population.width),
                         gang,
                         sender.emit if rank == 0 else ignore,
+                        self._kept(gang, population),
                     )
                     gang.gather("")  # nobody leaves while another still needs its connection
         except SparkwrightError:
@@ -107,6 +113,15 @@ class TrainingJob:
         for own in gang.gather(store.census.to_json()):
             census.add(Census.from_json(own))
         return examine(census, self.config, self.columns, self.kind, self.classes, self.invalid)
+
+    def _kept(self, gang: Gang, population: Population) -> Checkpoints | None:
+        """Return where the training is kept; rank 0 says from which checkpoint all go on."""
+        if self.checkpoints is None:
+            return None
+        begin = json.loads(gang.gather(json.dumps(newest(self.checkpoints) if gang.rank == 0 else None))[0])
+        return Checkpoints(
+            self.checkpoints, begin, self.checkpoint_s, training_fingerprint(self.config, population.fingerprint())
+        )
 
 
 def _report(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
