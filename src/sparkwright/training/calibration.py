@@ -61,7 +61,7 @@ def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transpo
 def _measured(module: nn.Module, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits, classes and weights of a replica's rows, in float64."""
     rows = torch.from_numpy(shard.order[:_ROWS])
-    logits_BC = module(shard.x_NF.index_select(0, rows)).double()
+    logits_BC = module(shard.take(rows)).double()
     return logits_BC, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows).double()
 
 

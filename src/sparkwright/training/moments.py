@@ -1,7 +1,9 @@
 """Mean and deviation of features and targets over all replicas, reduced over their fixed tree."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +36,16 @@ class Moments:
     deviation_F: NDArray[np.float64]
     target_mean: float
     target_deviation: float
+
+    def to_notes(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint; numbers keep their bits in JSON."""
+        return {**dataclasses.asdict(self), "mean_F": self.mean_F.tolist(), "deviation_F": self.deviation_F.tolist()}
+
+    @staticmethod
+    def from_notes(notes: Mapping[str, Any]) -> "Moments":
+        """Rebuild from `to_notes`."""
+        arrays = {name: np.array(notes[name]) for name in ("mean_F", "deviation_F")}
+        return Moments(**{**notes, **arrays})
 
     @property
     def scale_F(self) -> NDArray[np.float64]:
@@ -80,7 +92,7 @@ def _sum(
     count = max(1, _BLOCK // len(sums))
     for start in range(0, len(order), count):
         block = order[start : start + count]
-        values = np.column_stack([rows.x_NF[block].astype(np.float64), rows.target[block]])
+        values = np.column_stack([rows.take(block).astype(np.float64), rows.target[block]])
         sums[0] += len(block)
         sums[1] += weight[block].sum(dtype=np.float64)
         sums[2:] += term(np.ascontiguousarray(values)).sum(axis=0)

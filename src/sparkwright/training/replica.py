@@ -14,6 +14,7 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.optimizers import make_optimizer
+from sparkwright.training.rows import Mapped
 from sparkwright.training.tasks import Task
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
@@ -33,6 +34,7 @@ class Shard:
         w_N: Weights of rows, float32.
         order: Indices of this shard's rows, sorted by the hash of their content: the order that results depend on.
         key_N: That hash of each row, int64, for messages.
+        mapped: The file that `x_NF` lies in; None in memory.
     """
 
     x_NF: Tensor
@@ -40,6 +42,14 @@ class Shard:
     w_N: Tensor
     order: NDArray[np.int64]
     key_N: NDArray[np.int64]
+    mapped: Mapped | None = None
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the features of some rows."""
+        taken = self.x_NF.index_select(0, rows)
+        if self.mapped is not None:
+            self.mapped.touched(len(rows))
+        return taken
 
 
 def batch_sizes(rows: int, steps: int) -> NDArray[np.int64]:
@@ -65,7 +75,7 @@ class Replica:
 
     Attributes:
         flat: Weights and optimiser's state.
-        steps: Taken so far in this process: a worker's pulse.
+        step: The one it is in or took last, counted over all epochs from 1; 0 before the first. A worker's pulse.
         differs: Whether its state differs from the other replicas' after a sync too.
         loss_sum: Sum of the losses of this epoch's rows, each as it was when the row was trained on.
         sums: The task's sums over this epoch's rows, likewise; whole after `end_epoch`.
@@ -75,7 +85,7 @@ class Replica:
         self.index = index
         self.module = module
         self.shard = shard
-        self.steps = 0
+        self.step = 0
         self.differs = False
         self.loss_sum = 0.0
         self.sums = torch.zeros(task.sums, dtype=torch.float64)
@@ -111,7 +121,7 @@ class Replica:
         Raises:
             NotFiniteError: The loss is not finite.
         """
-        self.steps += 1
+        self.step = step
         batch = self._batches[number]
         self.flat.gradient_N.zero_()
         if not len(batch):
@@ -120,7 +130,7 @@ class Replica:
             # Of the CPU alone: `torch.manual_seed` would look for other devices at each step.
             torch.default_generator.manual_seed(derived_seed("dropout", self._seed, self.index, step))
         shard = self.shard
-        output = self.module(shard.x_NF.index_select(0, batch))
+        output = self.module(shard.take(batch))
         y_B, w_B = shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch)
         loss = self._task.loss(output, y_B, w_B)
         value = loss.item()

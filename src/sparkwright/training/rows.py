@@ -1,6 +1,8 @@
-"""The rows of the replicas that a process hosts: in memory, or memory-mapped where they are many."""
+"""The rows of the replicas that a process hosts: in memory, or mapped from files of a local disk."""
 
 import json
+import math
+import mmap
 import os
 import tempfile
 from collections import Counter
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 
 from sparkwright.training.columns import SIDES
 
-__all__ = ["Census", "Rows", "Store", "local_folder"]
+__all__ = ["Census", "Mapped", "Rows", "Store", "features_file", "local_folder"]
+
+_AROUND = 1 << 16  # bytes that Linux maps at a time
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Rows:
         weight: Float32.
         key: Hash of each row's content.
         side: Index into `SIDES`.
+        mapped: The file that `x_NF` lies in; None in memory.
     """
 
     x_NF: NDArray[np.float32]
@@ -37,11 +42,46 @@ class Rows:
     weight: NDArray[np.float32]
     key: NDArray[np.int64]
     side: NDArray[np.int8]
+    mapped: "Mapped | None" = None
+
+    def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of some rows: a copy."""
+        taken = self.x_NF[index]
+        if self.mapped is not None:
+            self.mapped.touched(len(index))
+        return taken
 
     def order(self, sides: Iterable[int]) -> NDArray[np.int64]:
         """Return the indices of the rows of some sides, sorted by key: the same whatever order they came in."""
         wanted = np.flatnonzero(np.isin(self.side, list(sides)))
         return wanted[np.argsort(self.key[wanted], kind="stable")]
+
+
+class Mapped:
+    """Features in a file, of which the process keeps no more than a limit in its memory.
+
+    The kernel counts a page as the process's own once it was touched, so pages are given back now and then. They stay
+    in the kernel's cache as long as there is room.
+
+    Args:
+        file: Float32; may be closed afterwards.
+        width: Features of a row.
+        limit_bytes: What may stay, about.
+    """
+
+    def __init__(self, file: IO[bytes], width: int, limit_bytes: int) -> None:
+        self._map = mmap.mmap(file.fileno(), 0)
+        self.x_NF: NDArray[np.float32] = np.frombuffer(self._map, np.float32).reshape(-1, width)
+        # A row brings its neighbours' pages along.
+        self._rows = max(1, limit_bytes // (4 * width + _AROUND)) if len(self._map) > limit_bytes else math.inf
+        self._touched = 0
+
+    def touched(self, rows: int) -> None:
+        """Take note that so many rows were read."""
+        self._touched += rows
+        if self._touched > self._rows:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
 
 
 @dataclass
@@ -87,20 +127,22 @@ class Census:
 class Store:
     """Takes encoded rows as they come and gives each hosted replica its own.
 
-    Beyond `limit_bytes` features go to files in `folder`, which have no name and vanish with this process.
+    Beyond `limit_bytes` features go to files in `folder`. They have no name and vanish with this process, unless they
+    are to be kept for others (see `row_files`).
 
     Args:
         hosted: The replicas of this process.
         limit_bytes: Features kept in memory, at most; those of one batch more while it is handled.
         folder: Where files may lie: a local disk.
+        named: Whether files keep a name, that of `features_file`.
     """
 
-    def __init__(self, hosted: range, limit_bytes: int, folder: Path) -> None:
+    def __init__(self, hosted: range, limit_bytes: int, folder: Path, *, named: bool = False) -> None:
         self.census = Census()
         self._limit_bytes = limit_bytes
         self._in_memory = 0
         self._folder = folder
-        self._parts = {replica: _Parts() for replica in hosted}
+        self._parts = {replica: _Parts(features_file(folder, replica) if named else None) for replica in hosted}
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Take a batch of the schema `ENCODED`, with rows of hosted replicas only."""
@@ -128,13 +170,14 @@ class Store:
 
     def finish(self, width: int) -> dict[int, Rows]:
         """Return the rows of each hosted replica, of `width` features also where there are none; empties the store."""
-        return {replica: parts.finish(width) for replica, parts in self._parts.items()}
+        limit_bytes = self._limit_bytes // len(self._parts)
+        return {replica: parts.finish(width, limit_bytes) for replica, parts in self._parts.items()}
 
     def _count(self, good: pa.RecordBatch) -> None:
         side, key = good["side"].to_numpy(), good["key"].to_numpy().view(np.uint64)
         for number in np.unique(side).tolist():
             name, mine = SIDES[number], pa.array(side == number)
-            self.census.keys[name] += int(key[side == number].sum())  # modulo 2**64
+            self.census.keys[name] = (self.census.keys[name] + int(key[side == number].sum())) % 2**64
             self.census.rows[name] += int(np.count_nonzero(side == number))
             counts = good["label"].filter(mine).drop_null().value_counts()
             counter = self.census.labels.setdefault(name, Counter())
@@ -144,7 +187,8 @@ class Store:
 class _Parts:
     """What has come for one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._x: list[NDArray[np.float32]] = []
         self._rest: list[pa.RecordBatch] = []
         self._file: IO[bytes] | None = None
@@ -155,17 +199,19 @@ class _Parts:
 
     def spill(self, folder: Path) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  open as long as the map
+            self._file = self._path.open("w+b") if self._path else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         for x_NF in self._x:
             self._file.write(x_NF.tobytes())
         self._x.clear()
 
-    def finish(self, width: int) -> Rows:
-        if self._file is not None:
+    def finish(self, width: int, limit_bytes: int) -> Rows:
+        mapped = None
+        if self._file is not None and self._file.tell() + len(self._x):
             self.spill(Path())
             self._file.flush()
-            x_NF: NDArray[np.float32] = np.memmap(self._file, np.float32, "r+").reshape(-1, width)
+            mapped = Mapped(self._file, width, limit_bytes)
             self._file.close()  # the map stays
+            x_NF = mapped.x_NF
         else:
             x_NF = np.concatenate(self._x) if self._x else np.empty((0, width), np.float32)
         self._x.clear()
@@ -174,7 +220,12 @@ class _Parts:
             return Rows(x_NF, pa.array([], pa.string()), none.astype(float), none, none.astype(int), none.astype("i1"))
         rest = pa.Table.from_batches(self._rest).combine_chunks()
         numbers = {name: rest[name].to_numpy().copy() for name in ("target", "weight", "key", "side")}
-        return Rows(x_NF=x_NF, label=rest["label"].combine_chunks(), **numbers)
+        return Rows(x_NF=x_NF, label=rest["label"].combine_chunks(), mapped=mapped, **numbers)
+
+
+def features_file(folder: Path, replica: int) -> Path:
+    """Return where the features of a replica lie, if their file has a name."""
+    return folder / f"features-{replica}.f32"
 
 
 def local_folder() -> Path:

@@ -1,0 +1,113 @@
+"""Rounds without Spark: tasks that forget all between two sums give the bits of one process."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.encoding import Columns, Encoding
+from sparkwright.training.head import Outcome, train_head
+from sparkwright.training.population import Population, examine
+from sparkwright.training.rows import Census, Rows, Store
+from sparkwright.training.strategies import make_strategy
+from sparkwright.training.transports._base import hosting
+from sparkwright.training.transports.in_process import InProcess
+from sparkwright.training.transports.rounds import RoundCheckpoints, Rounds, Suspended, complete, find_log
+
+CONFIG = TrainingConfig(
+    replicas=3, hidden=(5,), dropout=0.2, optimizer="sgd", learning_rate=0.05, epochs=2, batch_size=16, refit=True
+)
+COLUMNS = Columns("x", "y", None, "split")
+
+
+@dataclass
+class Cluster:
+    """Stands for Spark: runs the tasks of one job after another, each as if it were in a new process."""
+
+    config: TrainingConfig
+    folder: Path
+    workers: int
+    jobs: int = 0
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def rows(self, hosted: range) -> tuple[dict[int, Rows], Population]:
+        """Return the replicas' rows, in another order each time."""
+        rng = np.random.default_rng(1)
+        y = rng.integers(3, size=200)
+        x = ((rng.normal(size=(3, 6)) * 2)[y] + rng.normal(size=(200, 6))).astype(np.float32)
+        side = np.where(rng.random(200) < 0.8, "train", "validation")
+        order = self.rng.permutation(200)
+        table = pa.table({"x": x[order].tolist(), "y": y[order], "split": side[order]})
+        batch = table.to_batches()[0]
+        encoded = Encoding(COLUMNS, self.config.task, self.config.seed, (0,) * self.config.replicas).encode(batch)
+        everything = Store(range(self.config.replicas), 1 << 40, Path("/tmp"))
+        everything.add(encoded)
+        census = Census.from_json(everything.census.to_json())
+        rows = everything.finish(6)
+        population = examine(census, self.config, COLUMNS, "int")
+        return {replica: rows[replica] for replica in hosted}, population
+
+    def in_process(self) -> Outcome:
+        transport = InProcess(self.config.replicas)
+        rows, population = self.rows(transport.hosted)
+        return train_head(self.config, population, rows, transport)
+
+    def job(self, ranks: list[int] | None = None) -> Outcome | None:
+        """Run one job; None if the training is not over."""
+        self.jobs += 1
+        hosts = hosting(self.config.replicas, self.workers)
+        log = find_log(str(self.folder), {}, {})
+        parts: list[dict[str, Any]] = []
+        for rank in ranks or range(self.workers):
+            rows, population = self.rows(hosts[rank])
+            transport = Rounds(rank, hosts, log)
+            try:
+                outcome = train_head(
+                    self.config, population, rows, transport, checkpoints=RoundCheckpoints(transport, log)
+                )
+            except Suspended as suspended:
+                parts.append(json.loads(json.dumps(suspended.part)))
+        if not parts:
+            return outcome
+        chosen = {part["rank"]: part for part in parts}  # of several attempts the last one counts
+        complete(list(chosen.values()), self.config.replicas, make_strategy(self.config).codec, log)
+        return None
+
+    def train(self) -> Outcome:
+        while (outcome := self.job()) is None:
+            pass
+        return outcome
+
+
+def same(a: Outcome, b: Outcome) -> bool:
+    assert [(e.train_loss, e.replica_losses, e.training, e.validation) for e in a.history] == [
+        (e.train_loss, e.replica_losses, e.training, e.validation) for e in b.history
+    ]
+    assert a.temperature == b.temperature
+    return all(np.array_equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strategy": "all_reduce", "batch_size": 64},
+        {"strategy": "outer"},
+        {"strategy": "outer", "pull": 0.3, "outer_momentum": 0.0},
+        {"compression": "bfloat16"},
+        {"compression": "int8"},
+        {"compression": "int8", "strategy": "outer", "pull": 0.5},
+        {"compression": "topk", "strategy": "all_reduce", "batch_size": 64, "replicas": 5},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())) or "averaging",
+)
+def test_rounds_give_the_bits_of_one_process(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = CONFIG.replace(**settings)
+    expected = Cluster(config, tmp_path, 1).in_process()
+    for workers in (1, 2, 3):
+        assert same(Cluster(config, tmp_path / str(workers), workers).train(), expected)
