@@ -48,7 +48,7 @@ def test_params_reach_the_configuration(spark: SparkSession) -> None:
 
 def test_an_unknown_param_is_named_with_the_closest(spark: SparkSession) -> None:
     with pytest.raises(
-        NameUnknownError, match=r"MLPClassifier has no Param `learning_rate`\. Did you mean `learningRate`"
+        NameUnknownError, match=r"MLPClassifier cannot be .*: there is no Param `learning_rate`\. Did you mean `learningRate`"
     ):
         MLPClassifier(learning_rate=0.1)
 
@@ -72,7 +72,8 @@ def test_a_pipeline_with_a_classifier_is_saved_and_loaded(table: DataFrame, tmp_
     assert (loaded.transform(table).toPandas()["animal"] == expected["animal"]).all()
     stage = loaded.stages[0]
     assert isinstance(stage, MLPClassificationModel)
-    assert [event.epoch for event in stage.history] == list(range(1, 9))
+    assert stage.history["epoch"].tolist() == list(range(1, 9))
+    assert {"train_loss", "validation_accuracy", "learning_rate", "best"} <= set(stage.history.columns)
     assert 1 <= stage.bestEpoch <= 8
     stage.getModel().save(str(tmp_path / "model"))
     assert Model.load(str(tmp_path / "model")).classes == ("cat", "dog")
@@ -104,7 +105,7 @@ def test_a_regression_predicts_in_the_targets_units(table: DataFrame) -> None:
     predicted = model.transform(table).select("size", "prediction").toPandas()
     assert np.corrcoef(predicted["size"], predicted["prediction"].astype(float))[0, 1] > 0.99
     assert model.getModel().task == "regression"
-    assert model.history[-1].validation["rmse"] < 30
+    assert model.history["validation_rmse"].iloc[-1] < 30
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's own

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructField
 
-__all__ = ["BATCH_SIZE", "MAX_ERROR_RATE", "ROW_TIMEOUT_S", "find_column", "holds_photos", "score_frame", "shipped"]
+__all__ = [
+    "BATCH_SIZE",
+    "MAX_ERROR_RATE",
+    "ROW_TIMEOUT_S",
+    "find_column",
+    "holds_photos",
+    "join_columns",
+    "score_frame",
+    "shipped",
+]
 
 BATCH_SIZE = 8
 """Photos in a micro-batch: fast networks fit it into the processor's cache, and it suffices for slow ones."""
@@ -159,6 +168,48 @@ def find_column(rows: "DataFrame", name: str) -> "StructField":
     if name not in rows.columns:
         raise ColumnError(f"Column `{name}` not found in {rows.columns}.{did_you_mean(name, rows.columns)}")
     return rows.schema[name]
+
+
+def join_columns(rows: "DataFrame", columns: Sequence[str], name: str, *, drop: bool = False) -> "DataFrame":
+    """Return `rows` with a column `name`: the numbers of several columns, one after the other, as ``array<float>``.
+
+    Nulls and NaN among them stay, and the array is null where an array or vector is.
+
+    Args:
+        rows: Holds `columns`: numbers, booleans, arrays of numbers or vectors.
+        columns: Their names.
+        name: Of the column that is added.
+        drop: Leave `columns` out.
+
+    Raises:
+        ColumnError: There is no such column, or it holds something else; all of them in one message.
+    """
+    from pyspark.ml.functions import vector_to_array
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+    from pyspark.sql.types import ArrayType, BooleanType, NumericType
+
+    parts, problems = [], []
+    for column in columns:
+        if column not in rows.columns:
+            problems.append(f"Column `{column}` not found in {rows.columns}.{did_you_mean(column, rows.columns)}")
+            continue
+        type_, values = rows.schema[column].dataType, F.col(f"`{column}`")
+        if isinstance(type_, VectorUDT):
+            parts.append(vector_to_array(values, "float32"))
+        elif isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType):
+            parts.append(values.cast("array<float>"))
+        elif isinstance(type_, NumericType | BooleanType):
+            parts.append(F.array(values.cast("float")))
+        else:
+            problems.append(
+                f"Column `{column}` must hold numbers, arrays of numbers or vectors; it is of type "
+                f"{type_.simpleString()}."
+            )
+    if problems:
+        raise ColumnError.listing("The columns cannot be put together", problems)
+    joined = rows.withColumn(name, F.concat(*parts))
+    return joined.drop(*columns) if drop else joined
 
 
 def holds_photos(field: "StructField") -> bool:

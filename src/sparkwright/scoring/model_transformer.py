@@ -1,12 +1,13 @@
 """A pipeline stage from photos, or features, to a model's predictions."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.sql import DataFrame
 
+from sparkwright.data.local import is_local
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.events import Address
 from sparkwright.models import MANIFEST, Model, ModelFiles
@@ -14,8 +15,9 @@ from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.frames import find_column, holds_photos, score_frame
+from sparkwright.scoring.frames import find_column, holds_photos, join_columns, score_frame
 from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.local import score_table
 from sparkwright.scoring.outputs import Classification, Output, Regression
 from sparkwright.scoring.several import several_outputs, to_outputs
 
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructField
 
 __all__ = ["ModelTransformer", "predict"]
+
+
+JOINED = "sparkwright_features"
+"""Column of the numbers of `inputCols`, while they are scored."""
+
+
+def _to_names(value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise TypeError(f"inputCols must be a list of columns' names; got {value!r}.")
+    return [str(name) for name in value]
 
 
 def _to_model(value: Any) -> str | ModelFiles:
@@ -50,6 +62,8 @@ class ModelTransformer(ScoringStage):
         model: A `Model`, or where one was saved (folder or zip, on any file system); or a `Network` with its
             classifier.
         inputCol: Photos, as bytes (binary), paths and URLs (string) or Spark's images (struct); or features.
+        inputCols: Instead of `inputCol`: several columns of numbers, arrays or vectors, which together are a row's
+            features, in this order.
         predictionCol: The most probable class's label (regression: the value).
         probabilityCol: Its probability.
         probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
@@ -66,6 +80,9 @@ class ModelTransformer(ScoringStage):
         dropInput: Leave `inputCol` out of the result.
         fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
+    A model of features also takes tables without Spark: `transform` of a DataFrame of pandas, a table of Arrow or a
+    mapping from names to arrays returns a DataFrame of pandas.
+
     Example:
         >>> ModelTransformer(model="run/model").transform(images.rows).select("path", "prediction")  # doctest: +SKIP
         >>> both = ModelTransformer(model="run/model", outputs={"embedding": "pool", "kind": "label"})  # doctest: +SKIP
@@ -74,6 +91,9 @@ class ModelTransformer(ScoringStage):
     artefact = "model"
 
     model = Param[Any](Params._dummy(), "model", "model to score with: a Model, or its path", _to_model)
+    inputCols = Param[list[str]](
+        Params._dummy(), "inputCols", "columns whose numbers are the input, instead of inputCol", _to_names
+    )
     predictionCol = Param[str](Params._dummy(), "predictionCol", "column of labels or values", TypeConverters.toString)
     probabilityCol = Param[str](
         Params._dummy(), "probabilityCol", "column of the label's probability", TypeConverters.toString
@@ -92,6 +112,7 @@ class ModelTransformer(ScoringStage):
         *,
         model: str | Model | Network | None = None,
         inputCol: str | None = None,
+        inputCols: Sequence[str] | None = None,
         predictionCol: str | None = None,
         probabilityCol: str | None = None,
         probabilitiesCol: str | None = None,
@@ -118,6 +139,7 @@ class ModelTransformer(ScoringStage):
         self.setParams(
             model=model,
             inputCol=inputCol,
+            inputCols=inputCols,
             predictionCol=predictionCol,
             probabilityCol=probabilityCol,
             probabilitiesCol=probabilitiesCol,
@@ -136,6 +158,10 @@ class ModelTransformer(ScoringStage):
     def setModel(self, value: str | Model | Network) -> Self:
         """Set the model to score with."""
         return self.setParams(model=value)
+
+    def setInputCols(self, value: Sequence[str]) -> Self:
+        """Set the columns whose numbers are the input, instead of `inputCol`."""
+        return self.setParams(inputCols=value)
 
     def setPredictionCol(self, value: str) -> Self:
         """Set the column of labels or values."""
@@ -177,6 +203,10 @@ class ModelTransformer(ScoringStage):
             self._last = (files, model, model.full)
         return self._last[1:]
 
+    def getInputCols(self) -> list[str] | None:
+        """Return the columns whose numbers are the input; None for `inputCol`."""
+        return self.getOrDefault(self.inputCols) if self.isSet(self.inputCols) else None
+
     def getPredictionCol(self) -> str:
         """Return the column of labels or values."""
         return self.getOrDefault(self.predictionCol)
@@ -216,14 +246,40 @@ class ModelTransformer(ScoringStage):
             self.setParams(model=value)
         return cast(ModelFiles, value)
 
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        return self._score(dataset, channel=None)
+    def _transform(self, dataset: Any) -> Any:
+        return self._score(dataset, channel=None) if isinstance(dataset, DataFrame) else self._score_local(dataset)
+
+    def _score_local(self, table: Any) -> Any:
+        """Score a table that this process holds."""
+        from pyspark.sql.types import ArrayType, FloatType, StructField
+
+        if not is_local(table):
+            raise InputError(
+                f"transform takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays; "
+                f"it got {type(table).__name__}."
+            )
+        columns = self.getInputCols() or [self.getInputCol()]
+        graph, outputs = self._plan(StructField(", ".join(columns), ArrayType(FloatType())))
+        return score_table(
+            table,
+            columns,
+            graph,
+            outputs,
+            error_column=self.getErrorCol(),
+            drop_input=self.getDropInput(),
+            max_error_rate=self.getMaxErrorRate(),
+            failfast=self.getMode() == "failfast",
+        )
 
     def _score(self, dataset: DataFrame, channel: Address | None) -> DataFrame:
         """Transform, with progress reported to a channel."""
-        field = find_column(dataset, self.getInputCol())
-        graph, outputs = self._plan(field)
-        return score_frame(dataset, graph, outputs, stage="predictions", channel=channel, **self._engine_options())
+        options = self._engine_options()
+        columns = self.getInputCols()
+        if columns is not None:
+            dataset = join_columns(dataset, columns, JOINED, drop=self.getDropInput())
+            options |= {"input_column": JOINED, "drop_input": True}
+        graph, outputs = self._plan(find_column(dataset, options["input_column"]))
+        return score_frame(dataset, graph, outputs, stage="predictions", channel=channel, **options)
 
     def _plan(self, field: "StructField") -> tuple[Graph, list[Output]]:
         """Return what runs on a column, and what it adds."""

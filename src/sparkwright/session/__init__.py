@@ -5,7 +5,7 @@ from sparkwright.session._failures import causes, explain, worker_errors
 from sparkwright.session._java import find_java
 from sparkwright.session._memory import Room, python_room
 from sparkwright.session._shipping import ship_file, ship_library, shipped_path
-from sparkwright.session._size import driver_hosts, executor_cores, slots, threads_per_task
+from sparkwright.session._size import cores, driver_hosts, executor_cores, slots, threads_per_task
 from sparkwright.session._start import start
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Room",
     "causes",
     "check_workers",
+    "cores",
     "doctor",
     "driver_hosts",
     "executor_cores",

@@ -1,29 +1,85 @@
-"""Train on arrays, in this process, without Spark: the same code, and the same bits."""
+"""Train on a table or arrays, in this process, without Spark: the same code, and the same bits."""
 
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, ignore
+from sparkwright.models import Model
 from sparkwright.training.columns import Columns, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import Encoding
 from sparkwright.training.head import train_head
+from sparkwright.training.initial import Initial, allowed_classes
 from sparkwright.training.population import Invalid, examine
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows import Store
 from sparkwright.training.transports.in_process import InProcess
 
-__all__ = ["fit_arrays"]
+if TYPE_CHECKING:
+    from sparkwright.data.local import LocalTable
 
-_COLUMNS = Columns(("x",), "y", "weight", "split")
+__all__ = ["fit_arrays", "fit_table"]
+
 _AT_ONCE = 8192  # rows encoded at a time
+
+
+def fit_table(
+    table: "LocalTable",
+    config: TrainingConfig | None = None,
+    *,
+    features: str | Sequence[str] = "features",
+    label: str = "label",
+    weight: str | None = None,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    invalid: Invalid = "error",
+    initial: Model | None = None,
+    emit: Emit = ignore,
+) -> TrainingResult:
+    """Train a head on a table that this process holds; the weights are those of `train` on the same rows, bit for bit.
+
+    Args:
+        table: A DataFrame of pandas, a table of Arrow, or a mapping from names to arrays of NumPy, of shape (rows,) or
+            (rows, features).
+        config: How; by default a `TrainingConfig()`.
+        features: Column of arrays of numbers, all of one length; or several columns, of numbers too, which together
+            are a row's features, in this order.
+        label: Column of labels (text or whole numbers), or of numbers for a regression.
+        weight: Column of rows' weights; None weighs all alike.
+        split: Column of ``train``, ``validation`` and ``test``; test rows are left alone. None trains on all rows.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
+        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
+        initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
+        emit: What takes the events.
+
+    Raises:
+        ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
+        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> table = {"width": rng.normal(size=200), "height": rng.normal(size=200)}
+        >>> table["shape"] = np.where(table["width"] > table["height"], "wide", "high")
+        >>> fit_table(table, features=["width", "height"], label="shape").classes
+        ('high', 'wide')
+    """
+    started = time.perf_counter()
+    config, columns = config or TrainingConfig(), Columns.of(features, label, weight, split)
+    rows = to_arrow(table, columns.names)
+    check_columns(columns, rows.schema, column_names(table), config.task)
+    if split is not None:
+        rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
+    return _fit([rows], config, columns, classes, invalid, initial, emit, started)
 
 
 def fit_arrays(
@@ -50,7 +106,7 @@ def fit_arrays(
         emit: What takes the events.
 
     Raises:
-        InputError: Arrays of other shapes; see also `examine`.
+        InputError: Arrays of other shapes; see also `fit_table`.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -60,25 +116,42 @@ def fit_arrays(
         ('left', 'right')
     """
     started = time.perf_counter()
-    config = config or TrainingConfig()
+    config, columns = config or TrainingConfig(), Columns(("x",), "y", "weight", "split")
     tables = [_table(x, y, weight, "train")]
     if validation is not None:
         tables.append(_table(*validation, None, "validation"))
     for table in tables:
-        check_columns(_COLUMNS, table.schema, table.column_names, config.task)
+        check_columns(columns, table.schema, table.column_names, config.task)
     if tables[0].num_rows and len({table.schema.field("x").type for table in tables}) > 1:
         raise InputError("Training and validation rows must have the same number of features.")
+    return _fit(tables, config, columns, classes, invalid, None, emit, started)
+
+
+def _fit(
+    tables: Sequence[pa.Table],
+    config: TrainingConfig,
+    columns: Columns,
+    classes: Sequence[str] | None,
+    invalid: Invalid,
+    model: Model | None,
+    emit: Emit,
+    started: float,
+) -> TrainingResult:
+    """Train on the rows of tables, all replicas in this process."""
+    if invalid not in ("error", "skip"):
+        raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
+    initial = None if model is None else Initial.of(model, config)
     transport = InProcess(config.replicas)
-    encoding = Encoding(_COLUMNS, config.task, config.seed, (0,) * config.replicas, config.validation_fraction)
+    encoding = Encoding(columns, config.task, config.seed, (0,) * config.replicas, config.validation_fraction)
     store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()))
     for table in tables:
         for batch in encoding(iter(table.to_batches(_AT_ONCE))):
             store.add(batch)
-    kind = label_kind(tables[0].schema.field("y").type)
-    allowed = None if classes is None else tuple(map(str, classes))
-    population = examine(store.census, config, _COLUMNS, kind, allowed, invalid)
+    kind = label_kind(tables[0].schema.field(columns.label).type)
+    allowed = allowed_classes(classes, initial)
+    population = examine(store.census, config, columns, kind, allowed, invalid)
     seconds = {"rows": time.perf_counter() - started}
-    outcome = train_head(config, population, store.finish(population.width), transport, emit)
+    outcome = train_head(config, population, store.finish(population.width), transport, emit, initial=initial)
     return TrainingResult.build(
         config,
         kind,

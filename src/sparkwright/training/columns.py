@@ -91,7 +91,7 @@ def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], t
         task: ``"classification"`` or ``"regression"``.
     """
     problems = [
-        f"Column `{name}` not found in {list(names)}.{did_you_mean(name, names)}"
+        f"Column `{name}` not found in {list(names)}.{did_you_mean(name, names)}{_several(columns, name)}"
         for name in columns.names
         if name not in names
     ]
@@ -106,12 +106,17 @@ def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], t
     return list(dict.fromkeys(problems + _type_problems(columns, there, task)))
 
 
+def _several(columns: Columns, name: str) -> str:
+    return " Features may also be several columns of numbers: name them all." if columns.features == (name,) else ""
+
+
 def _role(name: str, columns: Columns) -> str:
     return "is the label: a model that sees the answer learns nothing else" if name == columns.label else "names sides"
 
 
 def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str) -> list[str]:
-    problems = []
+    problems = [f"Column `{name}` holds nothing but nulls." for name, type_ in there.items() if pa.types.is_null(type_)]
+    there = {name: type_ for name, type_ in there.items() if not pa.types.is_null(type_)}
     for name in columns.features:
         type_ = there.get(name)
         if type_ is not None and not _holds_numbers(type_):

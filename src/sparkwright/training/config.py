@@ -129,7 +129,7 @@ class TrainingConfig:
         plain: dict[str, Any] = {"hidden": tuple(int(width) for width in self.hidden)}
         for name, _, _ in _RANGES:
             value = getattr(self, name)
-            if isinstance(value, Real):
+            if not isinstance(value, str | None):
                 plain[name] = int(value) if name in _WHOLE else float(value)
         if isinstance(self.class_weights, Mapping):
             plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sparkwright.data.local import join_numbers, numbers_of
 from sparkwright.training.columns import SIDES, Columns, label_kind
 
 __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
@@ -143,17 +144,12 @@ class Encoding:
 
     def _features(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return how many features each row has, and all of them, those of several columns one after the other."""
-        parts = [_numbers(batch.column(name), name, problems) for name in self.columns.features]
-        if len(parts) == 1:
-            return parts[0]
-        lengths = np.sum([own for own, _ in parts], axis=0)
-        values = np.empty(lengths.sum(), np.float32)
-        starts = np.cumsum(lengths) - lengths
-        for own, numbers in parts:
-            within = np.arange(len(numbers)) - np.repeat(np.cumsum(own) - own, own)
-            values[np.repeat(starts, own) + within] = numbers
-            starts += own
-        return lengths, values
+        parts = []
+        for name in self.columns.features:
+            column = batch.column(name)
+            parts.append(numbers_of(column))
+            _check_numbers(column, name, *parts[-1], problems)
+        return join_numbers(parts)
 
     def _places(
         self,
@@ -177,24 +173,20 @@ class Encoding:
         return (key.view(np.uint64) % len(self.workers)).astype(np.int32), key
 
 
-def _numbers(column: pa.Array, name: str, problems: "_Problems") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return how many numbers each row of a column has, and all of them."""
+def _check_numbers(
+    column: pa.Array, name: str, lengths: NDArray[np.int64], values: NDArray[np.float32], problems: "_Problems"
+) -> None:
+    """Note the rows in which a column does not hold what features must be."""
+    bad = np.flatnonzero(~np.isfinite(values))
     if not pa.types.is_nested(column.type):
-        values = np.array(column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32)
-        problems.add(np.flatnonzero(~np.isfinite(values)), f"`{name}` is null, NaN or infinite")
-        return np.ones(len(values), np.int64), values
-    column = column.cast(pa.list_(pa.float32()), safe=False)
+        problems.add(bad, f"`{name}` is null, NaN or infinite")
+        return
     missing = column.is_null().to_numpy(zero_copy_only=False)
-    lengths = np.array(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False), np.int64)
-    # Nulls inside become NaN. A copy, because the buffer is read as bytes from its beginning.
-    values = np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
     problems.add(np.flatnonzero(missing), f"`{name}` is null")
     problems.add(np.flatnonzero(~missing & (lengths == 0)), f"`{name}` is empty")
-    bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         rows = np.unique(np.searchsorted(np.cumsum(lengths), bad, side="right"))
         problems.add(rows, f"`{name}` holds NaN, infinity or null")
-    return lengths, values
 
 
 class _Problems:

@@ -1,21 +1,30 @@
-"""Spark ML estimators that train a head on a column of features."""
+"""Spark ML estimators that train a head on columns of features; they also take tables without Spark."""
 
 # ruff: noqa: N815  Params are camelCase
 
-from typing import Any, ClassVar, Self
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import pyarrow as pa
 from pyspark.ml import Estimator
 from pyspark.ml.param import Param, Params, TypeConverters
-from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, MLWriter
 from pyspark.sql import DataFrame
 
-from sparkwright.errors import NameUnknownError, did_you_mean
+from sparkwright.data.local import column_names, is_local, to_arrow
+from sparkwright.errors import ColumnError, InputError, NameUnknownError, did_you_mean
 from sparkwright.events import EpochEnded, Event
 from sparkwright.models import Model
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
+from sparkwright.training.arrays import fit_table
+from sparkwright.training.columns import Columns, arrow_schema, check_columns
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fit import MEMORY_MIB, TrainingResult, train
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["MLPClassificationModel", "MLPClassifier", "MLPRegressionModel", "MLPRegressor"]
 
@@ -64,6 +73,26 @@ def _anything(value: Any) -> Any:  # checked with all others by TrainingConfig
     return value
 
 
+def _widths(value: Any) -> list[int]:
+    return TypeConverters.toListInt(value if isinstance(value, Sequence) else [value])
+
+
+def _names_or_none(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"a list of columns' names is needed, not {value!r}.")
+    return [str(name) for name in value]
+
+
+def _to_initial(value: Any) -> str | Model | None:
+    if isinstance(value, ModelTransformer):
+        return value.getModel()
+    if value is None or isinstance(value, str | Model):
+        return value
+    raise TypeError(f"a model or the path of one is needed, not {type(value).__name__}.")
+
+
 def _param(name: str, doc: str, converter: Any) -> Any:
     return Param(Params._dummy(), name, doc, converter)
 
@@ -72,10 +101,16 @@ class _TrainedModel(ModelTransformer):
     """What both kinds of trained model share."""
 
     @property
-    def history(self) -> list[EpochEnded]:
-        """One event for each epoch of the selection, in order: losses of all replicas, validation metrics, rate."""
+    def history(self) -> "pd.DataFrame":
+        """The epochs of the selection, in order: one row each.
+
+        Columns: ``epoch``, ``train_loss``; ``train_…`` and ``validation_…`` for each metric that was measured;
+        ``learning_rate``, ``rows``, ``seconds``, ``sync_share``, ``best`` (whether it was the best so far).
+        """
+        import pandas as pd
+
         events = [Event.from_dict(event) for event in self.getModel().lineage["training"]["history"]]
-        return [event for event in events if isinstance(event, EpochEnded)]
+        return pd.DataFrame([_history_row(event) for event in events if isinstance(event, EpochEnded)])
 
     @property
     def bestEpoch(self) -> int:  # noqa: N802  as Spark's models name their attributes
@@ -83,17 +118,27 @@ class _TrainedModel(ModelTransformer):
         return int(self.getModel().lineage["training"]["best_epoch"])
 
 
+def _history_row(event: EpochEnded) -> dict[str, Any]:
+    metrics = {f"train_{name}": value for name, value in event.training.items()}
+    metrics |= {f"validation_{name}": value for name, value in event.validation.items()}
+    named = ("learning_rate", "rows", "seconds", "sync_share", "best")
+    rest = {name: getattr(event, name) for name in named}
+    return {"epoch": event.epoch, "train_loss": event.train_loss, **metrics, **rest}
+
+
 class MLPClassificationModel(_TrainedModel):
     """Adds a trained classifier's predictions to features; see `ModelTransformer` for the columns.
 
-    `getModel` gives the `Model`, to save without Spark or to put on its network; `history` the epochs of the training.
+    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
+    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
     """
 
 
 class MLPRegressionModel(_TrainedModel):
     """Adds a trained regression's predictions to features; see `ModelTransformer` for the columns.
 
-    `getModel` gives the `Model`, to save without Spark or to put on its network; `history` the epochs of the training.
+    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
+    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
     """
 
 
@@ -105,11 +150,12 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     fields: ClassVar[dict[str, str]] = _SHARED
 
     featuresCol = _param("featuresCol", "column of vectors or arrays of numbers", TypeConverters.toString)
+    featuresCols = _param("featuresCols", "columns that together are the features, of numbers too", _names_or_none)
     labelCol = _param("labelCol", "column of labels, or of numbers for a regression", TypeConverters.toString)
     weightCol = _param("weightCol", "column of rows' weights; none weighs all alike", _anything)
     splitCol = _param("splitCol", "column of train, validation, test; without it all rows train", _anything)
     predictionCol = _param("predictionCol", "column that the model adds", TypeConverters.toString)
-    hiddenLayers = _param("hiddenLayers", "widths of the hidden layers; none: linear", TypeConverters.toListInt)
+    hiddenLayers = _param("hiddenLayers", "widths of the hidden layers; none: linear", _widths)
     activation = _param("activation", "activation after hidden layers", TypeConverters.toString)
     dropout = _param("dropout", "share of hidden outputs (linear: of features) dropped; None: by task", _number_or_none)
     optimizer = _param("optimizer", "sgd, adam or adamw", TypeConverters.toString)
@@ -122,7 +168,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     epochs = _param("epochs", "passes over the training rows, at most", TypeConverters.toInt)
     batchSize = _param("batchSize", "rows that a replica takes a step, at most", TypeConverters.toInt)
     replicas = _param("replicas", "copies of the weights; part of the result", TypeConverters.toInt)
-    syncEvery = _param("syncEvery", "steps between two syncs", TypeConverters.toInt)
+    syncEvery = _param("syncEvery", "steps between two syncs; auto: measured", _anything)
     strategy = _param("strategy", "how replicas combine: averaging, all_reduce or outer", TypeConverters.toString)
     outerRate = _param("outerRate", "learning rate of the outer optimiser", TypeConverters.toFloat)
     outerMomentum = _param("outerMomentum", "Nesterov's momentum of the outer optimiser", TypeConverters.toFloat)
@@ -141,6 +187,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     threads = _param("threads", "CPU threads a replica computes with", TypeConverters.toInt)
     numWorkers = _param("numWorkers", "tasks that train; None: as replicas and slots allow", _whole_or_none)
     handleInvalid = _param("handleInvalid", "rows that cannot be trained on: error or skip", TypeConverters.toString)
+    initialModel = _param("initialModel", "model to go on from, or its path; None: random weights", _to_initial)
     memoryMib = _param("memoryMib", "features that a worker keeps in memory, in MiB", TypeConverters.toInt)
 
     def __init__(self, **params: Any) -> None:
@@ -148,12 +195,14 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
         config = TrainingConfig(task=self.task)
         self._setDefault(
             featuresCol="features",
+            featuresCols=None,
             labelCol="label",
             predictionCol="prediction",
             weightCol=None,
             splitCol=None,
             numWorkers=None,
             handleInvalid="error",
+            initialModel=None,
             memoryMib=MEMORY_MIB,
             **{param: _plain(getattr(config, field)) for param, field in self.fields.items()},
         )
@@ -164,45 +213,154 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
 
         Raises:
             NameUnknownError: There is no such Param.
+            InputError: A value is of another type. All that is wrong is in one message.
         """
         known = [param.name for param in self.params]
-        for name in params:
-            if name not in known:
-                raise NameUnknownError(
-                    f"{type(self).__name__} has no Param `{name}`.{did_you_mean(name, known)} It has: "
-                    f"{', '.join(known)}."
-                )
-        self._set(**params)
+        every = f" It has: {', '.join(known)}."
+        unknown = [
+            f"there is no Param `{name}`.{did_you_mean(name, known) or every}" for name in params if name not in known
+        ]
+        values, problems = {}, []
+        for name, value in params.items():
+            if name in known:
+                try:
+                    values[name] = value if value is None else self.getParam(name).typeConverter(value)
+                except (TypeError, ValueError) as error:
+                    problems.append(f"`{name}` cannot be {value!r}: {error}")
+        if unknown or problems:
+            what = f"{type(self).__name__} cannot be set up like this"
+            raise (InputError if problems else NameUnknownError).listing(what, unknown + problems)
+        self._set(**values)
         return self
 
     def config(self) -> TrainingConfig:
         """Return the Params of the training as one value, checked.
 
         Raises:
-            InputError: Values that cannot be used; all of them in one message.
+            InputError: Values that cannot be used; all of them in one message, under the Params' names.
         """
         fields = {field: self.getOrDefault(param) for param, field in self.fields.items()}
-        return TrainingConfig.from_dict({"task": self.task, **fields})
+        try:
+            return TrainingConfig.from_dict({"task": self.task, **fields})
+        except InputError as error:
+            params = {field: param for param, field in self.fields.items()}
+            problems = [
+                re.sub(r"`(\w+)`", lambda name: f"`{params.get(name[1], name[1])}`", problem)
+                for problem in error.problems
+            ]
+            raise InputError.listing(f"{type(self).__name__} cannot train like this", problems) from None
 
-    def _fit(self, dataset: DataFrame) -> _TrainedModel:
-        """Train on a gang of workers; see `sparkwright.training.fit.train`."""
-        features = self.getOrDefault(self.featuresCol)
-        result = train(
-            dataset,
-            self.config(),
-            features=features,
-            label=self.getOrDefault(self.labelCol),
-            weight=self.getOrDefault(self.weightCol),
-            split=self.getOrDefault(self.splitCol),
-            num_workers=self.getOrDefault(self.numWorkers),
-            invalid=self.getOrDefault(self.handleInvalid),
-            memory_mib=self.getOrDefault(self.memoryMib),
-        )
-        key = FeatureKey.of_column(dataset.schema[features])
+    def write(self) -> MLWriter:
+        if isinstance(self.getOrDefault(self.initialModel), Model):
+            raise InputError(
+                "An estimator is saved with the path of its `initialModel`, not with the model: save the model first, "
+                "and set initialModel to where it lies."
+            )
+        return super().write()
+
+    def fit(self, dataset: Any, params: Any = None) -> Any:
+        """Train on a table; `params` override the estimator's own: a mapping, or a list of such for a list of models.
+
+        Args:
+            dataset: A DataFrame of Spark; or, to train in this process, a DataFrame of pandas, a table of Arrow, or a
+                mapping from names to arrays.
+            params: As Spark's estimators take them.
+
+        Raises:
+            InputError: Params or the table cannot be used; all that is wrong is in one message.
+        """
+        if not isinstance(params, dict | list | tuple | None):
+            raise InputError(
+                '`fit` takes one table, with the labels in it: fit({"features": x, "label": y}). The second argument '
+                f"overrides Params; it is {type(params).__name__}."
+            )
+        return super().fit(dataset, params)
+
+    def _fit(self, dataset: Any) -> _TrainedModel:
+        """Train on a gang of workers, or in this process for a table without Spark; see `train` and `fit_table`."""
+        config, columns, types = self._checked(dataset)
+        initial = self.getOrDefault(self.initialModel)
+        common: dict[str, Any] = {
+            "features": columns.features,
+            "label": columns.label,
+            "weight": columns.weight,
+            "split": columns.split,
+            "invalid": self.getOrDefault(self.handleInvalid),
+            "initial": Model.load(initial) if isinstance(initial, str) else initial,
+        }
+        alone = len(columns.features) == 1 and pa.types.is_nested(types.field(columns.features[0]).type)
+        key = None
+        if isinstance(dataset, DataFrame):
+            result = train(
+                dataset,
+                config,
+                num_workers=self.getOrDefault(self.numWorkers),
+                memory_mib=self.getOrDefault(self.memoryMib),
+                **common,
+            )
+            key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone else None
+        else:
+            result = fit_table(dataset, config, **common)
         model = self.model_class(
-            model=to_model(result, key), inputCol=features, predictionCol=self.getOrDefault(self.predictionCol)
+            model=to_model(result, key),
+            inputCol=columns.features[0] if alone else None,
+            inputCols=None if alone else columns.features,
+            predictionCol=self.getOrDefault(self.predictionCol),
         )
         return model._resetUid(self.uid)
+
+    def _checked(self, dataset: Any) -> tuple[TrainingConfig, Columns, pa.Schema]:
+        """Return the configuration, the columns and their types, if all Params can be used, and with this table.
+
+        Raises:
+            InputError: All that is wrong, in one message.
+        """
+        named = self.getOrDefault(self.featuresCols)
+        columns = Columns.of(
+            self.getOrDefault(self.featuresCol) if named is None else named,
+            *(self.getOrDefault(param) for param in (self.labelCol, self.weightCol, self.splitCol)),
+        )
+        problems: list[str] = []
+        try:
+            config = self.config()
+        except InputError as error:
+            problems += error.problems
+        if named is not None and self.isSet(self.featuresCol):
+            problems.append("`featuresCol` and `featuresCols` are both set; leave one out.")
+        invalid, memory = self.getOrDefault(self.handleInvalid), self.getOrDefault(self.memoryMib)
+        if invalid not in ("error", "skip"):
+            problems.append(f"`handleInvalid` must be error or skip, not {invalid!r}.")
+        if memory < 1:
+            problems.append(f"`memoryMib` must be at least 1, not {memory}.")
+        types, wrong = pa.schema([]), []
+        try:
+            types = _types(dataset, columns, self.task)
+        except InputError as error:
+            wrong = list(error.problems)
+        if problems or wrong:
+            kind = InputError if problems else ColumnError
+            raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)
+        return config, columns, types
+
+
+def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
+    """Return the types of a table's columns.
+
+    Raises:
+        InputError: All that is wrong with them, in one message.
+    """
+    if isinstance(dataset, DataFrame):
+        types, names = arrow_schema(dataset.schema, columns), dataset.columns
+    elif is_local(dataset):
+        types, names = to_arrow(dataset, columns.names).schema, column_names(dataset)
+    else:
+        problem = (
+            "`fit` takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays, such as "
+            f'{{"features": x, "label": y}}; it got {type(dataset).__name__}.'
+        )
+        raise InputError.listing("The table cannot be read", [problem])
+    check_columns(columns, types, names, task)
+    return types
 
 
 def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Model:
@@ -216,6 +374,7 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
         "config": result.config.to_dict(),
         "best_epoch": result.best_epoch,
         "temperature": result.temperature,
+        "sync_every": result.sync_every,
         "history": [event.to_dict() for event in result.history],
         "rows": result.rows,
         "skipped": result.skipped,
@@ -240,19 +399,30 @@ class MLPClassifier(_MLPEstimator):
 
     The Params are the fields of `TrainingConfig` in camelCase, with its defaults, and:
 
+    `fit` takes DataFrames of Spark; or, without Spark and with the same result, DataFrames of pandas, tables of Arrow
+    and mappings from names to arrays of NumPy.
+
     Args:
         featuresCol: Vectors or arrays of numbers.
+        featuresCols: Instead of `featuresCol`: several columns of numbers, arrays or vectors, which together are a
+            row's features, in this order.
         labelCol: Text or whole numbers.
         weightCol: Weights of rows.
         splitCol: ``train``, ``validation`` (chooses the best epoch) and ``test`` (left alone).
         predictionCol: What the model adds.
         numWorkers: Tasks that train; the result does not depend on it.
         handleInvalid: ``"error"``, or ``"skip"`` to leave out rows that cannot be trained on.
+        initialModel: A model, or where one was saved, whose head has the same layers and classes: training goes on from
+            its weights.
         memoryMib: Features that a worker keeps in memory; more are memory-mapped.
 
     Example:
         >>> model = MLPClassifier(splitCol="split", hiddenLayers=[128]).fit(features)   # doctest: +SKIP
         >>> model.transform(features).select("label", "prediction")                     # doctest: +SKIP
+        >>> table = {"x": [0.0, 1.0, 2.0, 3.0] * 9, "y": ["low", "low", "high", "high"] * 9}
+        >>> model = MLPClassifier(featuresCols=["x"], labelCol="y", hiddenLayers=[8]).fit(table)
+        >>> model.transform({"x": [0.5, 2.5]})["prediction"].tolist()
+        ['low', 'high']
     """
 
     task = "classification"

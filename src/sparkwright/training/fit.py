@@ -12,12 +12,14 @@ from sparkwright import storage
 from sparkwright.errors import EnvironmentNotReadyError, InputError
 from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
 from sparkwright.locks import locked
+from sparkwright.models import Model
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
 from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, training_fingerprint
 from sparkwright.training.columns import Columns, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED_DDL, Encoding
+from sparkwright.training.initial import Initial, allowed_classes
 from sparkwright.training.population import Invalid
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.transports._base import hosting
@@ -44,6 +46,7 @@ def train(
     classes: Sequence[str] | None = None,
     num_workers: int | None = None,
     invalid: Invalid = "error",
+    initial: Model | None = None,
     memory_mib: int = MEMORY_MIB,
     wait_limit_s: float = WAIT_LIMIT_S,
     run: str | None = None,
@@ -73,6 +76,7 @@ def train(
         num_workers: Tasks that train, at most one a replica; the result does not depend on it. None takes as many as
             there are replicas and slots.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
+        initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
         memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
         wait_limit_s: How long a worker waits for another at a sync.
         run: A run's folder (path or URI) that driver and workers share, for checkpoints; None keeps none.
@@ -100,7 +104,10 @@ def train(
     kind = label_kind(types.field(label).type)
     workers = _workers(spark, config, num_workers)
     rows = _selected(df, columns)
+    begin = None if initial is None else Initial.of(initial, config)
+    allowed = allowed_classes(classes, begin)
     ship_library(spark)
+    shipped = None if begin is None else begin.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
     with _checkpoints(spark, run, config) as checkpoints, Channel(emit, driver_hosts(spark)) as channel:
 
@@ -111,13 +118,14 @@ def train(
                 columns=columns,
                 kind=kind,
                 workers=there,
-                classes=None if classes is None else tuple(map(str, classes)),
+                classes=allowed,
                 invalid=invalid,
                 memory_bytes=memory_mib << 20,
                 channel=channel.address,
                 wait_limit_s=wait_limit_s,
                 checkpoints=checkpoints,
                 checkpoint_s=checkpoint_s,
+                initial=shipped,
             )
             emit(StageStarted("rows"))
             with worker_errors():

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparkwright.errors import InputError
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, ignore
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.torch_network import TorchNetwork
@@ -23,6 +24,7 @@ from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import TRAIN, VALIDATION
+from sparkwright.training.initial import Initial
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
 from sparkwright.training.moments import Moments, measure_moments
 from sparkwright.training.population import Population
@@ -91,6 +93,7 @@ def train_head(
     transport: Transport,
     emit: Emit = ignore,
     checkpoints: Checkpoints | None = None,
+    initial: Initial | None = None,
 ) -> Outcome:
     """Train the replicas hosted here; a collective call.
 
@@ -101,10 +104,11 @@ def train_head(
         transport: To the other processes.
         emit: What takes events; give one in rank 0's process only.
         checkpoints: Where the training is kept, and goes on from if it is there already.
+        initial: What the head begins with, selection and refit alike; None draws its weights.
 
     Raises:
         NotFiniteError: The loss is not finite.
-        InputError: `checkpoints` holds another training.
+        InputError: `checkpoints` holds another training; `initial` is for rows of another width.
     """
     started = time.perf_counter()
     saved = checkpoints.load(transport.hosted) if checkpoints else None
@@ -112,7 +116,7 @@ def train_head(
     with cpu_threads(config.threads):
         if saved is None or saved.phase == "selection":
             validation = VALIDATION if population.validated else None
-            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved)
+            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, initial)
             saved = None
             temperature = 1.0
             if config.calibrate and population.classes and population.validated:
@@ -127,7 +131,7 @@ def train_head(
             progress = _RefitProgress(emit)
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
             again, sides, notes = config.replace(epochs=selection.best_epoch), [TRAIN, VALIDATION], selection.to_notes()
-            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, notes)
+            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, initial, notes)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
         if selection.temperature != 1:
@@ -146,6 +150,7 @@ def _fit(
     emit: Emit,
     checkpoints: Checkpoints | None,
     saved: Snapshot | None,
+    initial: Initial | None,
     notes: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train one head from the start, on the rows of some sides."""
@@ -159,7 +164,9 @@ def _fit(
     moments = measure_moments(rows, sides, weights, transport)
     task = _task(config, factors, moments)
     module = build_head(config, population.width, task.outputs).to_module()
-    if config.standardise:
+    if initial is not None:
+        _begin(module, initial, population.width, task)
+    elif config.standardise:
         _standardise(module, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
     train = _shards(rows, population, sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
@@ -205,6 +212,14 @@ def _divide(layer: nn.Module, temperature: float) -> None:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.div_(temperature)
+
+
+def _begin(module: nn.Module, initial: Initial, width: int, task: Task) -> None:
+    """Give the head the weights to begin with."""
+    if initial.width != width:
+        raise InputError(f"The rows have {width} features; the model to go on from takes {initial.width}.")
+    module.load_state_dict({name: torch.from_numpy(value) for name, value in initial.weights.items()})
+    task.begin(cast(nn.Linear, module.get_submodule("output")))
 
 
 def _standardise(module: nn.Module, moments: Moments) -> None:

@@ -133,7 +133,7 @@ def _classes(
         unknown = [name for name in config.class_weights if name not in names]
         if unknown:
             raise InputError(
-                f"`class_weights` names classes that no row has: {', '.join(unknown[:10])}."
+                f"`classWeights` names classes that no row has: {', '.join(unknown[:10])}."
                 + did_you_mean(unknown[0], names)
             )
     return tuple(names)

@@ -31,7 +31,7 @@ class TrainingResult:
         config: How it was trained.
     """
 
-    head: TorchNetwork
+    head: TorchNetwork = field(repr=False)
     classes: tuple[str | int | float, ...]
     history: list[EpochEnded] = field(repr=False)
     best_epoch: int

@@ -32,6 +32,9 @@ class Task(ABC):
     def metrics(self, sums: NDArray[np.float64]) -> dict[str, float]:
         """Return metrics by name from the sums over all rows; NaN where the rows weigh nothing."""
 
+    def begin(self, output: nn.Linear) -> None:  # noqa: B027  nothing to do is the default
+        """Undo `finish`, in place, in an output layer that training goes on from."""
+
     def finish(self, output: nn.Linear) -> None:  # noqa: B027  nothing to do is the default
         """Change the trained output layer, in place, so that it gives the target's own units."""
 
@@ -105,6 +108,11 @@ class Regression(Task):
             "mae": _ratio(absolutes, weight) * self._deviation,
             "r2": 1 - _ratio(squares, z_squares - z * _ratio(z, weight)),
         }
+
+    def begin(self, output: nn.Linear) -> None:
+        with torch.no_grad():
+            output.weight.div_(self._deviation)
+            output.bias.sub_(self._mean).div_(self._deviation)
 
     def finish(self, output: nn.Linear) -> None:
         with torch.no_grad():

@@ -17,6 +17,7 @@ from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED
 from sparkwright.training.head import Outcome, train_head
+from sparkwright.training.initial import Initial
 from sparkwright.training.population import Invalid, Population, examine
 from sparkwright.training.rows import Census, Store, local_folder
 from sparkwright.training.transports._base import hosting
@@ -47,6 +48,7 @@ class TrainingJob:
         wait_limit_s: How long a worker waits for another.
         checkpoints: Folder of the checkpoints; None keeps none.
         checkpoint_s: Seconds between two of them.
+        initial: What `Initial.ship` called the weights to begin with; None draws them.
     """
 
     config: TrainingConfig
@@ -60,6 +62,7 @@ class TrainingJob:
     wait_limit_s: float
     checkpoints: str | None = None
     checkpoint_s: float = 60.0
+    initial: str | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take this worker's rows, train, and give the outcome if this is rank 0. Runs on executors."""
@@ -85,6 +88,7 @@ class TrainingJob:
                         gang,
                         sender.emit if rank == 0 else ignore,
                         self._kept(gang, population),
+                        None if self.initial is None else Initial.shipped(self.initial),
                     )
                     gang.gather("")  # nobody leaves while another still needs its connection
         except SparkwrightError:
@@ -119,9 +123,8 @@ class TrainingJob:
         if self.checkpoints is None:
             return None
         begin = json.loads(gang.gather(json.dumps(newest(self.checkpoints) if gang.rank == 0 else None))[0])
-        return Checkpoints(
-            self.checkpoints, begin, self.checkpoint_s, training_fingerprint(self.config, population.fingerprint())
-        )
+        data = population.fingerprint() | ({} if self.initial is None else {"initial": self.initial})
+        return Checkpoints(self.checkpoints, begin, self.checkpoint_s, training_fingerprint(self.config, data))
 
 
 def _report(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
