@@ -27,6 +27,7 @@ from sparkwright.events import (
     Sender,
     StageEnded,
     StageStarted,
+    SyncIntervalChosen,
     TaskTimed,
     Warned,
     ignore,
@@ -40,6 +41,7 @@ EVENTS = [
     TaskTimed("features", "0", 32, {"decode": 0.1, "forward": 0.4}),
     StageEnded("features", 1.5, 3100, 1),
     EpochEnded(1, 30, 0.5, [0.4, 0.6], {"loss": 0.7}, best=True),
+    SyncIntervalChosen(19, 0.001, 0.001, 0.05, 0.05),
     Warned("Ünïcode, a\nline break and \u2028 too"),
     RunEnded(ok=True, metrics={"test": {"accuracy": 0.9}}),
 ]

@@ -46,6 +46,7 @@ __all__ = [
     "StageEnded",
     "StageStarted",
     "Stamped",
+    "SyncIntervalChosen",
     "TaskTimed",
     "Warned",
     "ignore",
@@ -146,7 +147,8 @@ class EpochEnded(Event):
     `replica_losses` are the mean training losses of all replicas in their order; `train_loss` is their mean weighted by
     rows. `training` maps a metric's name (``"accuracy"``) to its value over the training rows, each as it was when it
     was trained on; `validation` (``"loss"``, ``"accuracy"``) to that over the validation rows, empty without such rows.
-    `sync_share` is the share of the epoch's time that combining replicas took.
+    `sync_share` is the share of the epoch's time that combining replicas took. All workers together sent `sent_bytes`
+    for it, and `saved_bytes` less than they would have without compression.
     """
 
     epoch: int
@@ -160,6 +162,22 @@ class EpochEnded(Event):
     sync_share: float = 0.0
     best: bool = False
     training: dict[str, float] = field(default_factory=dict)
+    sent_bytes: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SyncIntervalChosen(Event):
+    """Replicas will combine `every` so many steps, because a step takes `step_s` and a sync `sync_s` seconds.
+
+    Syncs then take `share` of the time, by that measurement; `wanted` was the limit.
+    """
+
+    every: int
+    step_s: float
+    sync_s: float
+    share: float
+    wanted: float
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def _fit(
         history=outcome.history,
         best_epoch=outcome.best_epoch,
         temperature=outcome.temperature,
+        sync_every=outcome.sync_every,
         rows=dict(store.census.rows),
         skipped=store.census.problems.total(),
         seconds=seconds | outcome.seconds,

@@ -56,7 +56,9 @@ class TrainingConfig:
         strategy: How replicas combine: ``"averaging"`` of weights and optimiser's state every so many steps,
             ``"all_reduce"`` of gradients at each step (synchronous SGD), or ``"outer"``: an outer optimiser over the
             mean change (DiLoCo; Douillard et al. 2023).
-        sync_every: Steps between two syncs; the end of an epoch is always one. Without meaning for ``"all_reduce"``.
+        sync_every: Steps between two syncs; the end of an epoch is always one. ``"auto"`` measures steps and syncs
+            before the first step and takes the fewest that keep to `sync_share`. Without meaning for ``"all_reduce"``.
+        sync_share: Share of the time that syncs may take, where `sync_every` is ``"auto"``.
         outer_rate: Learning rate of the outer optimiser.
         outer_momentum: Nesterov's momentum of the outer optimiser.
         pull: Share of the way to the common weights that a replica moves at a sync of ``"outer"``; below 1 it is
@@ -100,7 +102,8 @@ class TrainingConfig:
     batch_size: int = 32
     replicas: int = 4
     strategy: str = "averaging"
-    sync_every: int = 4
+    sync_every: int | Literal["auto"] = 4
+    sync_share: float = 0.05
     outer_rate: float = 0.7
     outer_momentum: float = 0.9
     pull: float = 1.0
@@ -225,7 +228,7 @@ class TrainingConfig:
             given = getattr(self, name)
             integral = name in _WHOLE
             if not _is_number(given) or (integral and given != int(given)) or not holds(given):
-                if given is None and name in _MAY_BE_NONE:
+                if name in _INSTEAD and given == _INSTEAD[name]:
                     continue
                 problems.append(f"`{name}` must be {wanted}, not {given!r}.")
         if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
@@ -278,7 +281,8 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("epochs", "a whole number of at least 1", lambda v: v >= 1),
     ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
     ("replicas", "a whole number of at least 1", lambda v: v >= 1),
-    ("sync_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("sync_every", "'auto' or a whole number of at least 1", lambda v: v >= 1),
+    ("sync_share", "above 0 and below 1", lambda v: 0 < v < 1),
     ("outer_rate", "above 0", lambda v: v > 0),
     ("outer_momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("pull", "above 0 and at most 1", lambda v: 0 < v <= 1),
@@ -289,7 +293,8 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
     ("threads", "a whole number of at least 1", lambda v: v >= 1),
 )
-_MAY_BE_NONE = ("dropout", "learning_rate", "weight_decay", "patience")
+# Setting → what may stand there instead of a number.
+_INSTEAD = {"dropout": None, "learning_rate": None, "weight_decay": None, "patience": None, "sync_every": "auto"}
 _WHOLE = cast(
     frozenset[str],
     frozenset(name for name, wanted, _ in _RANGES if "whole number" in wanted),

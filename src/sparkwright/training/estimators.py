@@ -45,6 +45,7 @@ _SHARED = {
     "replicas": "replicas",
     "strategy": "strategy",
     "syncEvery": "sync_every",
+    "syncShare": "sync_share",
     "outerRate": "outer_rate",
     "outerMomentum": "outer_momentum",
     "pull": "pull",
@@ -169,6 +170,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     batchSize = _param("batchSize", "rows that a replica takes a step, at most", TypeConverters.toInt)
     replicas = _param("replicas", "copies of the weights; part of the result", TypeConverters.toInt)
     syncEvery = _param("syncEvery", "steps between two syncs; auto: measured", _anything)
+    syncShare = _param("syncShare", "share of the time for syncs, where syncEvery is auto", TypeConverters.toFloat)
     strategy = _param("strategy", "how replicas combine: averaging, all_reduce or outer", TypeConverters.toString)
     outerRate = _param("outerRate", "learning rate of the outer optimiser", TypeConverters.toFloat)
     outerMomentum = _param("outerMomentum", "Nesterov's momentum of the outer optimiser", TypeConverters.toFloat)

@@ -162,6 +162,7 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
     folder = storage.join(storage.to_uri(run), FOLDER)
     with locked(folder):
         check_shared(spark, folder)
+        sync_every=summary["sync_every"],
         check_same(folder, fingerprint_at(folder), training_fingerprint(config))
         yield folder
 

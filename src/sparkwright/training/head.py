@@ -31,6 +31,7 @@ from sparkwright.training.population import Population
 from sparkwright.training.replica import Shard
 from sparkwright.training.rows import Rows
 from sparkwright.training.strategies import make_strategy
+from sparkwright.training.sync_interval import choose_sync_interval
 from sparkwright.training.tasks import Classification, Regression, Task, class_factors
 from sparkwright.training.transports._base import Transport
 
@@ -46,6 +47,7 @@ class Outcome:
         best_epoch: The epoch that the validation rows chose; the last one without them.
         history: One event for each epoch of the selection.
         temperature: What the logits were divided by; 1 without calibration.
+        sync_every: Steps between two syncs, as asked for or as measured.
         seconds: Of the selection and of the refit.
     """
 
@@ -53,6 +55,7 @@ class Outcome:
     best_epoch: int
     history: list[EpochEnded]
     temperature: float
+    sync_every: int
     seconds: dict[str, float]
 
 
@@ -64,11 +67,13 @@ class Selection:
         best_epoch: As in `Outcome`.
         history: As in `Outcome`.
         temperature: As in `Outcome`.
+        sync_every: As in `Outcome`.
     """
 
     best_epoch: int
     history: list[EpochEnded]
     temperature: float
+    sync_every: int
 
     def to_notes(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
@@ -76,8 +81,9 @@ class Selection:
 
     @staticmethod
     def from_notes(notes: Mapping[str, Any]) -> "Selection":
-        """Rebuild from `to_notes`."""
-        return Selection(**{**notes, "history": [EpochEnded(**event) for event in notes["history"]]})
+        """Rebuild from `to_notes`, among other notes."""
+        history = [EpochEnded(**event) for event in notes["history"]]
+        return Selection(notes["best_epoch"], history, notes["temperature"], notes["sync_every"])
 
 
 def build_head(config: TrainingConfig, width: int, outputs: int) -> TorchNetwork:
@@ -121,7 +127,7 @@ def train_head(
             temperature = 1.0
             if config.calibrate and population.classes and population.validated:
                 temperature = find_temperature(fitted.module, _shards(rows, population, [VALIDATION]), transport)
-            selection = Selection(fitted.epoch, fitted.history, temperature)
+            selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every)
             seconds["selection"] = time.perf_counter() - started
         else:
             selection = Selection.from_notes(saved.facts["notes"])
@@ -130,14 +136,15 @@ def train_head(
             emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
             progress = _RefitProgress(emit)
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-            again, sides, notes = config.replace(epochs=selection.best_epoch), [TRAIN, VALIDATION], selection.to_notes()
+            again = config.replace(epochs=selection.best_epoch, sync_every=selection.sync_every)
+            sides, notes = [TRAIN, VALIDATION], selection.to_notes()
             fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, initial, notes)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
         if selection.temperature != 1:
             _divide(fitted.module.get_submodule("output"), selection.temperature)
         weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
-    return Outcome(weights, selection.best_epoch, selection.history, selection.temperature, seconds)
+    return Outcome(weights, **vars(selection), seconds=seconds)
 
 
 def _fit(
@@ -161,7 +168,11 @@ def _fit(
         weights = {
             replica: own.weight * factors[_targets(own, population.classes).numpy()] for replica, own in rows.items()
         }
-    moments = measure_moments(rows, sides, weights, transport)
+    moments = (
+        Moments.from_notes(saved.facts["notes"]["moments"])
+        if saved is not None
+        else measure_moments(rows, sides, weights, transport)
+    )
     task = _task(config, factors, moments)
     module = build_head(config, population.width, task.outputs).to_module()
     if initial is not None:
@@ -171,7 +182,16 @@ def _fit(
     # Weights of mean 1 leave the rate's meaning as it is without them.
     train = _shards(rows, population, sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
     phase = "selection" if notes is None else "refit"
-    loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes or {})
+    if config.sync_every == "auto":
+        run = checkpoints.uri.rpartition("/")[0] if checkpoints else None
+        every = (
+            saved.facts["notes"]["sync_every"]
+            if saved is not None
+            else choose_sync_interval(config, task, module, train, transport, run, emit)
+        )
+        config = config.replace(sync_every=every)
+    notes = {**(notes or {}), "moments": moments.to_notes(), "sync_every": config.sync_every}
+    loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes)
     fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]), saved)
     task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
     return fitted

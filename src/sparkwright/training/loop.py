@@ -8,7 +8,6 @@ import contextlib
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,11 +82,13 @@ class Fitted:
         module: The layers with the best weights, in inference mode.
         epoch: The epoch whose weights they are.
         history: One event for each epoch.
+        sync_every: Steps between two syncs.
     """
 
     module: nn.Module
     epoch: int
     history: list[EpochEnded]
+    sync_every: int
 
 
 @dataclass
@@ -137,9 +138,7 @@ class Loop:
             Replica(index, copy.deepcopy(module), train[index], self.task, self.config)
             for index in self.transport.hosted
         ]
-        counts = self._summed(lambda: [{replica.index: float(len(replica.shard.order))} for replica in replicas])[
-            : self.transport.replicas
-        ]
+        counts = self._counts(replicas, saved)
         steps = math.ceil(counts.max() / self.config.batch_size)
         best = BestEpoch(self.config.direction, self.config.patience)
         kept, history = replicas[0].flat.weights_N.clone(), list[EpochEnded]()
@@ -165,12 +164,18 @@ class Loop:
                 break
         if best.epoch:
             replicas[0].flat.weights_N.copy_(kept)
-        return Fitted(replicas[0].module.eval(), best.epoch or last, history)
+        return Fitted(replicas[0].module.eval(), best.epoch or last, history, self.strategy.every)
+
+    def _counts(self, replicas: Sequence[Replica], saved: Snapshot | None) -> NDArray[np.float64]:
+        """Return how many rows each replica of the training has."""
+        if saved is not None:
+            return np.array(saved.facts["counts"])
+        summed = self._summed(lambda: [{replica.index: float(len(replica.shard.order))} for replica in replicas])
+        return summed[: self.transport.replicas]
 
     def _epoch(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
         replicas, counts, steps, saved = state.replicas, state.counts, state.steps, state.saved
-        before = saved.facts["seconds"] if saved else [0.0, 0.0]
-        started, syncing = time.perf_counter() - before[0], self.transport.seconds - before[1]
+        cost = _Cost(self.transport, saved)
         for replica in replicas:
             replica.start_epoch(epoch, steps)
             if saved is not None:
@@ -186,15 +191,14 @@ class Loop:
             )
             self.strategy.advance(replicas, interval, self.transport)
             if self.checkpoints is not None and self.checkpoints.due(self.transport):
-                spent = (time.perf_counter() - started, self.transport.seconds - syncing)
-                self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, spent), self.transport)
+                self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, cost), self.transport)
         if not bool(torch.isfinite(replicas[0].flat.weights_N).all()):
             raise NotFiniteError(
                 f"The weights became NaN or infinite at the end of epoch {epoch}. Lower `learningRate` (now "
                 f"{self.config.rate}), or look for extreme values in the features."
             )
-        losses, trained, validated = self._measured(replicas, validation)
-        seconds = time.perf_counter() - started
+        losses, trained, validated, sent_bytes = self._measured(replicas, validation, cost)
+        seconds, syncing, *_ = cost.spent()
         return EpochEnded(
             epoch=epoch,
             epochs=self.config.epochs,
@@ -205,10 +209,12 @@ class Loop:
             learning_rate=rate_at(self.config, epoch - 1),
             rows=int(counts.sum()),
             seconds=seconds,
-            sync_share=(self.transport.seconds - syncing) / seconds,
+            sync_share=syncing / seconds,
+            sent_bytes=int(sent_bytes[0]),
+            saved_bytes=int(sent_bytes[1]),
         )
 
-    def _snapshot(self, state: "_State", epoch: int, number: int, seconds: Sequence[float]) -> Snapshot:
+    def _snapshot(self, state: "_State", epoch: int, number: int, cost: "_Cost") -> Snapshot:
         codec = self.strategy.codec
         residuals = codec.residuals if codec else {}
         own = {
@@ -216,11 +222,14 @@ class Loop:
             | ({"residual": residuals[replica.index]} if replica.index in residuals else {})
             for replica in state.replicas
         }
+        seconds, syncing, *sent_bytes = cost.spent()
+        own[state.replicas[0].index]["sent_bytes"] = torch.tensor(sent_bytes, dtype=torch.float64)
         common = {"state": state.replicas[0].flat.state_SN, "kept": state.kept, **self.strategy.state()}
         facts = {
             "best": [state.best.epoch, state.best.value],
             "history": [dataclasses.asdict(event) for event in state.history],
-            "seconds": list(seconds),
+            "counts": state.counts.tolist(),
+            "seconds": [seconds, syncing],
             "notes": dict(self.notes),
         }
         return Snapshot(self.phase, epoch, number, common, own, facts)
@@ -231,9 +240,9 @@ class Loop:
             self.strategy.codec.residuals[replica.index] = own["residual"].clone()
 
     def _measured(
-        self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None
-    ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float]]:
-        """Return each replica's sum of losses, and the metrics of the epoch's training rows and the validation rows."""
+        self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None, cost: "_Cost"
+    ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float], NDArray[np.float64]]:
+        """Return each replica's sum of losses, metrics of the training and validation rows, bytes sent and saved."""
         count, width = self.transport.replicas, self.task.sums
 
         def sums() -> list[dict[int, float]]:
@@ -246,18 +255,22 @@ class Loop:
                     measured = _measure(replica.module, validation[replica.index], self.task)
                     own |= {count + width + place: float(value) for place, value in enumerate(measured)}
                 found.append(own)
+            found[0] |= {count + 2 * width + place: value for place, value in enumerate(cost.spent()[2:])}
             return found
 
-        losses, trained, validated = np.split(self._summed(sums), [count, count + width])
-        return losses, self.task.metrics(trained), self.task.metrics(validated) if validation is not None else {}
+        losses, trained, validated, sent = np.split(self._summed(sums), count + width * np.arange(3))
+        return losses, self.task.metrics(trained), self.task.metrics(validated) if validation is not None else {}, sent
 
     def _summed(self, local: Callable[[], Sequence[Mapping[int, float]]]) -> NDArray[np.float64]:
-        """Sum over all replicas vectors given by their elements: one a replica, then the task's sums of both sides."""
+        """Sum vectors over all replicas, given by their elements that are not 0.
+
+        They hold an element for each replica, the task's sums of both sides, bytes sent and saved.
+        """
 
         def vectors() -> list[Tensor]:
             made = []
             for part in local():
-                vector = torch.zeros(self.transport.replicas + 2 * self.task.sums, dtype=torch.float64)
+                vector = torch.zeros(self.transport.replicas + 2 * self.task.sums + 2, dtype=torch.float64)
                 for place, value in part.items():
                     vector[place] = value
                 made.append(vector)
@@ -278,6 +291,30 @@ class _State:
     best: BestEpoch
     history: list[EpochEnded]
     saved: Snapshot | None
+
+
+class _Cost:
+    """What an epoch has cost this process: seconds, seconds of syncs, bytes sent, bytes saved.
+
+    Args:
+        transport: Its counters are taken at the epoch's beginning.
+        saved: Where the epoch goes on, with what it had cost those who host the same replicas.
+    """
+
+    def __init__(self, transport: Transport, saved: Snapshot | None) -> None:
+        self._transport = transport
+        self._begin = np.array(self._now())
+        if saved is not None:
+            own = [part["sent_bytes"].numpy() for part in saved.replicas.values() if "sent_bytes" in part]
+            self._begin -= [*saved.facts["seconds"], *sum(own, np.zeros(2))]
+
+    def _now(self) -> list[float]:
+        transport = self._transport
+        return [transport.clock(), transport.seconds, transport.sent_bytes, transport.saved_bytes]
+
+    def spent(self) -> list[float]:
+        """Return the four so far."""
+        return [now - begin for now, begin in zip(self._now(), self._begin.tolist(), strict=True)]
 
 
 @torch.no_grad()

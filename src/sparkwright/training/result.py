@@ -25,6 +25,7 @@ class TrainingResult:
         history: One event for each epoch of the selection, in order.
         best_epoch: The epoch whose weights, or (refit) whose number was taken.
         temperature: What the logits were divided by, so that probabilities fit the validation rows; 1 without them.
+        sync_every: Steps between two syncs, as asked for or as measured.
         rows: Side → rows.
         skipped: Rows that could not be trained on and were left out.
         seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
@@ -36,6 +37,7 @@ class TrainingResult:
     history: list[EpochEnded] = field(repr=False)
     best_epoch: int
     temperature: float
+    sync_every: int
     rows: dict[str, int]
     skipped: int
     seconds: dict[str, float]

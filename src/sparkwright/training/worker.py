@@ -149,6 +149,7 @@ def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch
         "skipped": population.census.problems.total(),
     }
     weights = save_tensors(outcome.weights)
+        "sync_every": outcome.sync_every,
     parts = [("summary", 0, json.dumps(summary).encode())]
     parts += [("weights", at, weights[at * _PIECE : (at + 1) * _PIECE]) for at in range(-(-len(weights) // _PIECE))]
     for part in parts:

@@ -1,5 +1,6 @@
 """How replicas combine: a file a strategy, `_base` is the contract."""
 
+from sparkwright.errors import InputError
 from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.strategies._base import Strategy
@@ -11,12 +12,21 @@ __all__ = ["make_strategy"]
 
 
 def make_strategy(config: TrainingConfig) -> Strategy:
-    """Return the strategy that `config` names, before its first step."""
+    """Return the strategy that `config` names, before its first step.
+
+    Raises:
+        InputError: `sync_every` is still to be chosen.
+    """
+    every = config.sync_every
+    if isinstance(every, str):
+        if config.strategy != "all_reduce":
+            raise InputError("`sync_every` 'auto' must be measured first: see `choose_sync_interval`.")
+        every = 1
     codec = make_codec(config.compression, config.compression_share)
     match config.strategy:
         case "all_reduce":
             return AllReduce(codec=codec)
         case "outer":
-            return Outer(config.sync_every, config.outer_rate, config.outer_momentum, config.pull, codec)
+            return Outer(every, config.outer_rate, config.outer_momentum, config.pull, codec)
         case _:
-            return Averaging(config.sync_every, codec)
+            return Averaging(every, codec)
