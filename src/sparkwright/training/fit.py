@@ -147,6 +147,7 @@ def train(
         history=[Event.from_dict(event) for event in summary["history"]],
         best_epoch=summary["best_epoch"],
         temperature=summary["temperature"],
+        sync_every=summary["sync_every"],
         rows=summary["rows"],
         skipped=summary["skipped"],
         seconds=seconds,
@@ -162,7 +163,6 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
     folder = storage.join(storage.to_uri(run), FOLDER)
     with locked(folder):
         check_shared(spark, folder)
-        sync_every=summary["sync_every"],
         check_same(folder, fingerprint_at(folder), training_fingerprint(config))
         yield folder
 

@@ -143,13 +143,13 @@ def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch
         "best_epoch": outcome.best_epoch,
         "history": [event.to_dict() for event in outcome.history],
         "temperature": outcome.temperature,
+        "sync_every": outcome.sync_every,
         "seconds": outcome.seconds,
         "classes": population.classes,
         "rows": population.census.rows,
         "skipped": population.census.problems.total(),
     }
     weights = save_tensors(outcome.weights)
-        "sync_every": outcome.sync_every,
     parts = [("summary", 0, json.dumps(summary).encode())]
     parts += [("weights", at, weights[at * _PIECE : (at + 1) * _PIECE]) for at in range(-(-len(weights) // _PIECE))]
     for part in parts:
