@@ -35,6 +35,36 @@ def channel_means() -> bytes:
     return _serialise(graph)
 
 
+def endless(limit: int) -> bytes:
+    """ONNX: (N, 3, 8, 8) → the mean of each channel, (N, 3); never if one is above `limit`."""
+    floats, flag = TensorProto.FLOAT, TensorProto.BOOL
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["again"], ["more"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("again", flag, []),
+            helper.make_tensor_value_info("x", floats, None),
+        ],
+        [helper.make_tensor_value_info("more", flag, []), helper.make_tensor_value_info("y", floats, None)],
+    )
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("ReduceMax", ["flat"], ["most"], keepdims=0),
+        helper.make_node("Constant", [], ["limit"], value_float=float(limit)),
+        helper.make_node("Greater", ["most", "limit"], ["bad"]),
+        helper.make_node("Loop", ["", "bad", "flat"], ["output"], body=body),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "endless",
+        [helper.make_tensor_value_info("input", floats, ["batch", 3, *SIZE])],
+        [helper.make_tensor_value_info("output", floats, ["batch", 3])],
+    )
+    return _serialise(graph)
+
+
 def doubled(width: int) -> bytes:
     """ONNX: (N, width) → twice that."""
     graph = helper.make_graph(

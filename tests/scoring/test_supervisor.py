@@ -20,7 +20,7 @@ from sparkwright.scoring.runtime import OnnxSession
 from sparkwright.scoring.supervisor import supervise
 
 from .faults import CRASH, EXIT, HANG, Faulty, crash_once
-from .photos import SIZE, answer, channel_means, doubled, png
+from .photos import SIZE, answer, channel_means, doubled, endless, png
 
 Network = tuple[ScoringPlan, Path]
 
@@ -130,6 +130,21 @@ def test_a_photo_that_is_decoded_for_ever_gets_an_error(photos: Network) -> None
     table = scored((replace(plan, row_timeout_s=1.5), path), [*map(png, range(20)), HANG, *map(png, range(21, 40))])
     check(table, [*range(20), "timeout", *range(21, 40)])
     assert "was stopped after 1.5 s" in table.column("error")[20].as_py()["message"]
+
+
+def test_a_photo_on_which_the_network_runs_for_ever_gets_an_error(tmp_path: Path) -> None:
+    plan, path = plan_of(tmp_path / "endless.onnx", endless(200))
+    plan = replace(plan, forward_timeout_s=1.5)
+    table = pa.Table.from_batches(supervise(batches([*map(png, range(9)), png(222), *map(png, range(9))]), plan, path))
+    features = [None if red == 222 else [red, 0, 0] for red in (*range(9), 222, *range(9))]
+    assert table.column("features").to_pylist() == features
+    assert [error for error in table.column("error").to_pylist() if error] == [
+        {
+            "kind": "timeout",
+            "message": "The scoring process was stopped after 1.5 s in the network while it worked on this row and "
+            "nothing else.",
+        }
+    ]
 
 
 def test_a_death_that_no_row_repeats_costs_no_row(photos: Network, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ class ScoringPlan:
         max_error_rate: A task with a larger share of failed rows fails; None for any share.
         failfast: The first failed row ends the job.
         row_timeout_s: A row that takes longer to be read gets an error.
+        forward_timeout_s: So does one with which the network takes longer.
         stage: What progress is reported as.
         channel: Where to; None for nowhere.
         device: Where the network runs: ``cpu`` or ``cuda``; in a task also which GPU.
@@ -89,6 +90,7 @@ class ScoringPlan:
     max_error_rate: float | None = None
     failfast: bool = False
     row_timeout_s: float = 60
+    forward_timeout_s: float = 600
     stage: str = "scoring"
     channel: Address | None = None
     device: str = "cpu"

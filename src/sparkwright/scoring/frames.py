@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH_SIZE",
+    "FORWARD_TIMEOUT_S",
     "MAX_ERROR_RATE",
     "ROW_TIMEOUT_S",
     "find_column",
@@ -46,6 +47,9 @@ MAX_ERROR_RATE = 0.05
 
 ROW_TIMEOUT_S = 60.0
 """What takes longer to be decoded never ends."""
+
+FORWARD_TIMEOUT_S = 600.0
+"""Nor does a run of the network over a micro-batch that takes longer."""
 
 _shipped: "WeakKeyDictionary[SparkSession, dict[tuple[str, bool], tuple[str, str]]]" = WeakKeyDictionary()
 
@@ -123,6 +127,7 @@ def score_frame(
         max_error_rate=max_error_rate,
         failfast=failfast,
         row_timeout_s=ROW_TIMEOUT_S,
+        forward_timeout_s=FORWARD_TIMEOUT_S,
         stage=stage,
         channel=channel,
     )

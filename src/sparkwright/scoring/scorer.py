@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ import pyarrow as pa
 from sparkwright.errors import WorkerError
 from sparkwright.scoring import wire
 from sparkwright.scoring.engine import RowError
-from sparkwright.scoring.marks import READING, Mark, clear_marks, make_page, read_marks
+from sparkwright.scoring.marks import NETWORK, READING, Mark, clear_marks, make_page, read_marks
 
 __all__ = ["Died", "Scorer", "give_back", "take"]
 
@@ -81,7 +82,7 @@ class Scorer:
         assert self._process.stdout is not None
         self._ear = threading.Thread(target=self._hear, args=(self._process.stdout,), daemon=True)
         self._ear.start()
-        self._row_timeout_s = 0.0
+        self._timeouts_s: dict[int, float] = {}  # of what a thread may be doing
         self._seen: dict[int, tuple[Mark, float]] = {}
 
     @property
@@ -103,8 +104,8 @@ class Scorer:
         self.idle = False
         clear_marks(self._page)
         self._seen.clear()
-        self._row_timeout_s = task.plan.row_timeout_s
-        self._socket.settimeout(min(_LOOK_S, self._row_timeout_s / 4))
+        self._timeouts_s = {READING: task.plan.row_timeout_s, NETWORK: task.plan.forward_timeout_s}
+        self._socket.settimeout(min(_LOOK_S, *(seconds / 4 for seconds in self._timeouts_s.values())))
         self._send(wire.TASK, pickle.dumps(task))
 
     def send(self, rows: pa.RecordBatch) -> None:
@@ -175,19 +176,18 @@ class Scorer:
         raise death
 
     def _look(self) -> None:
-        """Kill the process if a thread reads one and the same row for too long."""
+        """Kill the process if a thread reads one and the same row, or runs the network once, for too long."""
         now = time.monotonic()
-        hung = []
-        for mark in read_marks(self._page):
+        marks = read_marks(self._page)
+        for mark in marks:
+            limit_s = self._timeouts_s.get(mark.doing, math.inf)
             if self._seen.get(mark.thread, (None, 0))[0] != mark:
                 self._seen[mark.thread] = mark, now
-            elif mark.doing == READING and now - self._seen[mark.thread][1] > self._row_timeout_s:
-                hung.append(mark)
-        if hung:
-            self._process.kill()
-            self._process.wait()
-            how = f"was stopped after {self._row_timeout_s:g} s"
-            raise Died(how, "timeout", hung, None, "")
+            elif now - self._seen[mark.thread][1] > limit_s:
+                self._process.kill()
+                self._process.wait()
+                where = " in the network" if mark.doing == NETWORK else ""
+                raise Died(f"was stopped after {limit_s:g} s{where}", "timeout", marks, None, "")
 
     def _hear(self, stream: IO[bytes]) -> None:
         """Pass on what it writes, and remember the end."""
