@@ -62,6 +62,9 @@ class Transport(ABC):
         """How many replicas the tree's root has room for: a power of two."""
         return 1 << (self.replicas - 1).bit_length()
 
+    def beat(self) -> None:  # noqa: B027  of interest where others wait
+        """Say that this process gets on, where it takes no steps: its watchdog is patient only for so long."""
+
     def clock(self) -> float:
         """Return seconds since some moment: what an epoch took is their difference."""
         return time.perf_counter()

@@ -1,34 +1,62 @@
 """A gang of workers: the tasks of one barrier stage, alive together, that talk over gloo.
 
 The rendezvous needs no fixed port: rank 0 opens a store on a free one and tells the others through Spark. No wait is
-endless. When one worker fails the others lose contact; they hold their own complaint back for a moment, so that what
-reaches the driver is the cause.
+endless: `heartbeat` notices the worker that is gone, stopped or stuck, and ends the waits for it. When one worker fails
+with an error of its own the others hold their complaint back for a moment: the cause is to reach the driver first.
 """
 
 import contextlib
 import json
+import os
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sparkwright.errors import WorkerError
+from sparkwright.training.compression import Codec
 from sparkwright.training.transports._base import Transport
+from sparkwright.training.transports.heartbeat import Address, Heartbeat, Pulse, Watch
 
 if TYPE_CHECKING:
-    from pyspark import BarrierTaskContext
+    from sparkwright.training.replica import Replica
 
-__all__ = ["Gang"]
+__all__ = ["Gang", "Meeting"]
 
 T = TypeVar("T")
 
 _COURTESY_S = 10.0
-"""How long a worker that lost contact lets the one that failed speak first; Spark ends it sooner as a rule."""
+"""How long the others let a worker that failed with an error speak first; Spark ends them sooner as a rule."""
+
+_NEWS_S = 5.0
+"""How long a worker that lost contact waits for news of why."""
+
+_START_LIMIT_S = 300.0
+"""How long workers wait for each other at the start: Spark starts their tasks together, but not their Pythons."""
+
+_MESSAGE_LIMIT = timedelta(days=1)
+"""gloo's own limit of a wait: out of the way, because a worker may be slow; `heartbeat` ends what is over."""
+
+
+class Meeting(Protocol):
+    """What a gang needs of Spark's barrier task: ``BarrierTaskContext`` has it."""
+
+    def partitionId(self) -> int:  # noqa: N802
+        """Return this worker's rank."""
+
+    def getTaskInfos(self) -> Sequence[Any]:
+        """Return a thing with an `address` (``host:port``) for each rank."""
+
+    def allGather(self, message: str) -> list[str]:  # noqa: N802
+        """Return the messages of all ranks."""
 
 
 class Gang(Transport):
@@ -37,61 +65,91 @@ class Gang(Transport):
     Args:
         context: The barrier task's.
         hosts: Which replicas each worker hosts, by rank.
-        limit_s: How long one collective call may wait for the others.
-        start_limit_s: How long the first one may: workers may be ready at different times.
+        stall_limit_s: How long a worker may be silent, or neither get on nor wait for another, before all give up.
 
     Raises:
-        WorkerError: Another worker did not come, or is gone.
+        WorkerError: Another worker did not come, is gone, silent or stuck, or failed.
     """
 
-    def __init__(
-        self, context: "BarrierTaskContext", hosts: Sequence[range], limit_s: float = 300, start_limit_s: float = 3600
-    ) -> None:
+    def __init__(self, context: Meeting, hosts: Sequence[range], stall_limit_s: float = 120) -> None:
         super().__init__(context.partitionId(), hosts)
         self._context = context
-        self._limit = timedelta(seconds=limit_s)
-        self._start_limit_s = start_limit_s
+        self._addresses = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+        self._names = [
+            f"Rank {rank} of {len(hosts)} (host {address}, replicas {', '.join(map(str, hosted))})"
+            for rank, (address, hosted) in enumerate(zip(self._addresses, hosts, strict=True))
+        ]
+        self._limit_s = stall_limit_s
         self._store: Any = None
-        self._names = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
         self._group: Any = None
+        self._sockets: set[int] = set()
+        self._watch: Watch | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._lock = threading.Lock()
+        self._beats = 0
+        self._waits: str | None = None
+        self._trains: Sequence[Replica] = ()
         if len(hosts) > 1:
-            self._connect()
+            try:
+                self._connect()
+            except BaseException as error:
+                self.close(error)
+                raise
 
     def _connect(self) -> None:
         """Meet the other workers."""
-        own = self._names[self.rank]
-        store: Any = None
+        own, limit = self._addresses[self.rank], timedelta(seconds=_START_LIMIT_S)
+        opened = None
         if self.rank == 0:
-            store = _store(own, 0, self._limit, is_master=True)
-        ports = self.gather(json.dumps(store.port if store is not None else None))
+            self._store = _store(own, 0, limit, is_master=True)
+            self._watch = Watch(own, self._names, self._limit_s)
+            opened = [self._store.port, asdict(self._watch.address)]
+        told = self.gather(json.dumps(opened))
         with self._contact("the rendezvous"):
-            if store is None:
-                port = json.loads(ports[0])
-                store = _store(self._names[0], port, self._limit, is_master=False)
+            port, address = json.loads(told[0])
+            if self._store is None:
+                self._store = _store(self._addresses[0], port, limit, is_master=False)
+            self._heartbeat = Heartbeat(
+                self.rank, self._names, Address(**address), self._pulse, self._hang_up, self._limit_s
+            )
             # gloo would bind to what the machine's name resolves to, which may be loopback; Spark knows better.
             options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             options._devices = [dist.ProcessGroupGloo.create_device(hostname=own)]
-            options._timeout = self._limit
-            self._group = dist.ProcessGroupGloo(store, self.rank, len(self.hosts), options)
-        self._store = store
+            options._timeout = limit
+            before = _sockets()
+            self._group = dist.ProcessGroupGloo(self._store, self.rank, len(self.hosts), options)
+            self._group.set_timeout(_MESSAGE_LIMIT)
+            self._sockets = _sockets() - before
+
+    def beat(self) -> None:
+        self._beats += 1
+
+    def sum_of(
+        self,
+        local: Callable[[], Sequence[Tensor]],
+        codec: Codec | None = None,
+        replicas: "Sequence[Replica]" = (),
+    ) -> Tensor:
+        self._trains = replicas or self._trains
+        return super().sum_of(local, codec, replicas)
 
     def gather(self, message: str) -> list[str]:
-        with self._contact("a message"):
-            return _within(self._start_limit_s, lambda: self._context.allGather(message))
+        with self._contact("all others"):
+            return self._interruptible(lambda: self._context.allGather(message))
 
     def _send(self, tensor: Tensor, rank: int) -> None:
-        with self._contact(f"rank {rank} on {self._names[rank]}"):
+        with self._contact(f"rank {rank}"):
             self._joined.send([tensor], rank, 0).wait()
 
     def _receive(self, like: Tensor, rank: int) -> Tensor:
         received = torch.empty_like(like)
-        with self._contact(f"rank {rank} on {self._names[rank]}"):
+        with self._contact(f"rank {rank}"):
             self._joined.recv([received], rank, 0).wait()
         return received
 
     def _shared(self, tensor: Tensor) -> Tensor:
         if self._group is not None:
-            with self._contact("rank 0's sum"):
+            with self._contact("rank 0"):
                 self._joined.broadcast(tensor, 0).wait()
         return tensor
 
@@ -101,52 +159,106 @@ class Gang(Transport):
             raise WorkerError(f"Rank {self.rank} is no longer connected.")
         return self._group
 
+    def _pulse(self) -> Pulse:
+        """Say how this worker is; called by the heartbeat's thread."""
+        trains = self._trains
+        steps = [replica.step for replica in trains]
+        if not any(steps):
+            return Pulse(self._beats, self._waits)
+        # They train one after the other: the last one that is further than those that are still to come.
+        now = max((at for at, step in enumerate(steps) if step > steps[-1]), default=len(steps) - 1)
+        return Pulse(self._beats + sum(steps), self._waits, f"in step {steps[now]} of replica {trains[now].index}")
+
     @contextlib.contextmanager
     def _contact(self, whom: str) -> Iterator[None]:
+        self._waits = whom
         try:
             yield
         except Exception as error:
-            self.close()
-            time.sleep(_COURTESY_S)
-            raise WorkerError(
-                f"Rank {self.rank} of {len(self.hosts)} (host {self._names[self.rank]}) lost contact while waiting for "
-                f"{whom}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
+            raise self._explained(whom, error) from error
+        self._waits = None
+        self._beats += 1
 
-    def close(self) -> None:
-        """Close all connections; the others notice at once."""
-        if self._group is not None:
-            with contextlib.suppress(Exception):
-                self._group.abort()
-        self._group = self._store = None
+    def _explained(self, whom: str, error: Exception) -> WorkerError:
+        """Return what to raise when a wait ended badly, once the cause had time to speak."""
+        heartbeat = self._heartbeat
+        verdict = heartbeat.wait(_NEWS_S) if heartbeat is not None else None
+        speaks = heartbeat is None or heartbeat.speaks
+        self.close(error)
+        if speaks:
+            time.sleep(_COURTESY_S)
+        if verdict is None:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            verdict = f"{self._names[self.rank]} lost contact while waiting for {whom}: {first}"
+        return WorkerError(verdict)
+
+    def _interruptible(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns; before that, raise when the gang ends, or the start takes too long."""
+        done: list[T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                done.append(call())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run, daemon=True, name="sparkwright-gather")
+        thread.start()
+        started = time.monotonic()
+        while thread.is_alive():
+            thread.join(1.0)
+            if self._heartbeat is not None and self._heartbeat.verdict is not None:
+                raise WorkerError(self._heartbeat.verdict)
+            if self._heartbeat is None and time.monotonic() - started > _START_LIMIT_S:
+                raise TimeoutError(f"not all workers started within {_START_LIMIT_S:g} s")
+        if failed:
+            raise failed[0]
+        return done[0]
+
+    def _hang_up(self) -> None:
+        """End all waits of this worker and, as its sockets close, those for it; called by the heartbeat's thread."""
+        with self._lock:
+            for number in self._sockets:
+                _shut(number)
+            self._sockets = set()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close all connections; the others notice at once.
+
+        Args:
+            error: With which this worker leaves; the others are told.
+        """
+        if self._heartbeat is not None:
+            self._heartbeat.close(error)
+        if self._watch is not None:
+            self._watch.close()
+        self._hang_up()
+        self._group = self._store = self._watch = self._heartbeat = None
 
     def __enter__(self) -> "Gang":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        self.close(error)
 
 
 def _store(host: str, port: int, limit: timedelta, *, is_master: bool) -> Any:
     return dist.TCPStore(host, port, is_master=is_master, timeout=limit, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
-def _within(limit_s: float, call: Callable[[], T]) -> T:
-    """Return what `call` returns, or raise `TimeoutError` after `limit_s`; it then goes on in a thread of its own."""
-    done: list[T] = []
-    failed: list[BaseException] = []
+def _sockets() -> set[int]:
+    """Return the file descriptors of this process that are sockets."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                found.add(int(name))
+    return found
 
-    def run() -> None:
-        try:
-            done.append(call())
-        except BaseException as error:
-            failed.append(error)
 
-    thread = threading.Thread(target=run, daemon=True, name="sparkwright-gather")
-    thread.start()
-    thread.join(limit_s)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise TimeoutError(f"nothing came within {limit_s:g} s")
-    return done[0]
+def _shut(number: int) -> None:
+    """Shut a connection down, if it is one; gloo has no call that ends a wait (its `abort` does not)."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # gloo ends the process when its listener ends
+            sock.shutdown(socket.SHUT_RDWR)
