@@ -354,7 +354,10 @@ def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
     if isinstance(dataset, DataFrame):
         types, names = arrow_schema(dataset.schema, columns), dataset.columns
     elif is_local(dataset):
-        types, names = to_arrow(dataset, columns.names).schema, column_names(dataset)
+        table = to_arrow(dataset, columns.names)
+        types, names = table.schema, column_names(dataset)
+        if table.num_columns and not table.num_rows:
+            raise InputError.listing("The table cannot be trained on", ["The table has no rows."])
     else:
         problem = (
             "`fit` takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays, such as "
