@@ -4,12 +4,13 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors.numpy import load as load_tensors
 
 from sparkwright import storage
-from sparkwright.errors import EnvironmentNotReadyError, InputError
+from sparkwright.errors import EnvironmentNotReadyError, InputError, did_you_mean
 from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
 from sparkwright.locks import locked
 from sparkwright.models import Model
@@ -22,6 +23,7 @@ from sparkwright.training.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.initial import Initial, allowed_classes
 from sparkwright.training.population import Invalid
 from sparkwright.training.result import TrainingResult
+from sparkwright.training.rounds_driver import RoundsDriver
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.worker import RESULT_DDL, TrainingJob
 
@@ -33,6 +35,7 @@ __all__ = ["TrainingResult", "train"]
 MEMORY_MIB = 1024
 WAIT_LIMIT_S = 300.0
 CHECKPOINT_S = 60.0
+TRANSPORTS = ("gang", "rounds")
 
 
 def train(
@@ -45,6 +48,7 @@ def train(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     num_workers: int | None = None,
+    transport: Literal["gang", "rounds"] = "gang",
     invalid: Invalid = "error",
     initial: Model | None = None,
     memory_mib: int = MEMORY_MIB,
@@ -75,6 +79,9 @@ def train(
         classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
         num_workers: Tasks that train, at most one a replica; the result does not depend on it. None takes as many as
             there are replicas and slots.
+        transport: ``"gang"``: workers that live all the time and talk to each other. ``"rounds"``: each sync is the end
+            of an ordinary Spark job of tasks that need no open port and not all slots at once, for dynamic allocation,
+            spot machines and many steps between syncs; it needs a `run`. The weights are the same.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
         memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
@@ -102,17 +109,23 @@ def train(
     types = arrow_schema(df.schema, columns)
     check_columns(columns, types, df.columns, config.task)
     kind = label_kind(types.field(label).type)
-    workers = _workers(spark, config, num_workers)
+    _check_transport(transport, run)
+    workers = _workers(spark, config, num_workers, transport)
     rows = _selected(df, columns)
     begin = None if initial is None else Initial.of(initial, config)
     allowed = allowed_classes(classes, begin)
     ship_library(spark)
     shipped = None if begin is None else begin.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
-    with _checkpoints(spark, run, config) as checkpoints, Channel(emit, driver_hosts(spark)) as channel:
+    placed = partial(_placed, rows, columns, config)
+    with (
+        _checkpoints(spark, run, config) as checkpoints,
+        Channel(emit, driver_hosts(spark)) as channel,
+        RoundsDriver(placed, emit) as rounds,
+    ):
 
         def attempt(number: int) -> Sequence[Any]:
-            there = workers if number == 1 else min(workers, slots(spark, again=True))
+            there = workers if number == 1 or transport == "rounds" else min(workers, slots(spark, again=True))
             job = TrainingJob(
                 config=config,
                 columns=columns,
@@ -127,9 +140,11 @@ def train(
                 checkpoint_s=checkpoint_s,
                 initial=shipped,
             )
+            if transport == "rounds":
+                return rounds.attempt(job)
             emit(StageStarted("rows"))
             with worker_errors():
-                return _placed(rows, columns, config, there).mapInArrow(job, RESULT_DDL, barrier=True).collect()
+                return placed(there).mapInArrow(job, RESULT_DDL, barrier=True).collect()
 
         pieces = repeat(attempt, checkpoints, attempts, emit)
         if checkpoints is not None and not keep_checkpoints:
@@ -167,14 +182,27 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
         yield folder
 
 
-def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None) -> int:
+def _check_transport(transport: str, run: str | None) -> None:
+    if transport not in TRANSPORTS:
+        raise InputError(
+            f"`transport` must be {' or '.join(TRANSPORTS)}, not {transport!r}.{did_you_mean(transport, TRANSPORTS)}"
+        )
+    if transport == "rounds" and run is None:
+        raise InputError(
+            "With `transport` 'rounds' the weights pass from job to job through a run folder: give `run` (`runDir`), a "
+            "folder that driver and workers share."
+        )
+
+
+def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None, transport: str) -> int:
     """Return how many workers train; a barrier stage that does not fit would wait for slots in silence."""
-    if str(spark.conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true":
+    dynamic = str(spark.conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true"
+    if dynamic and transport == "gang":
         raise EnvironmentNotReadyError(
             "Workers that train together need all their slots at once, which dynamic allocation does not promise. "
-            "Start the session with spark.dynamicAllocation.enabled=false."
+            "Start the session with spark.dynamicAllocation.enabled=false, or train with transport='rounds'."
         )
-    there = slots(spark)
+    there = config.replicas if dynamic else slots(spark)
     if wanted is None:
         return min(config.replicas, there)
     if not 1 <= wanted <= config.replicas:
@@ -182,7 +210,7 @@ def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None) 
             f"`numWorkers` must be between 1 and `replicas` ({config.replicas}), because a worker hosts whole "
             f"replicas; it is {wanted}."
         )
-    if wanted > there:
+    if wanted > there and transport == "gang":
         raise EnvironmentNotReadyError(
             f"`numWorkers` is {wanted}, but the cluster has {there} slots. Take {there} or fewer (the result is the "
             "same), or give the session more cores."

@@ -214,6 +214,7 @@ def _shards(
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
             own.key,
+            own.mapped,
         )
         for replica, own in rows.items()
     }

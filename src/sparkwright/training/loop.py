@@ -323,6 +323,6 @@ def _measure(module: nn.Module, shard: Shard, task: Task) -> Tensor:
     module.eval()
     sums = torch.zeros(task.sums, dtype=torch.float64)
     for rows in torch.split(torch.from_numpy(shard.order), _MEASURED_AT_ONCE):
-        output = module(shard.x_NF.index_select(0, rows))
+        output = module(shard.take(rows))
         sums += task.measure(output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
     return sums

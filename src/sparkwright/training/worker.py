@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from safetensors.numpy import save as save_tensors
@@ -23,12 +24,12 @@ from sparkwright.training.rows import Census, Store, local_folder
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.gang import Gang
 
-__all__ = ["RESULT_DDL", "TrainingJob"]
+__all__ = ["RESULT", "RESULT_DDL", "TrainingJob", "outcome_pieces", "report_failure"]
 
 RESULT_DDL = "part string, number int, content binary"
 """What the stage gives: rank 0's outcome, its weights in pieces that a row can hold."""
 
-_RESULT = pa.schema([("part", pa.string()), ("number", pa.int32()), ("content", pa.binary())])
+RESULT = pa.schema([("part", pa.string()), ("number", pa.int32()), ("content", pa.binary())])
 _PIECE = 16 << 20  # bytes
 
 
@@ -94,9 +95,9 @@ class TrainingJob:
         except SparkwrightError:
             raise
         except Exception as error:
-            raise WorkerError(_report(error, rank, hosts)) from error
+            raise WorkerError(report_failure(error, rank, hosts)) from error
         if rank == 0:
-            yield from _pieces(outcome, population)
+            yield from outcome_pieces(outcome, population)
 
     def _stored(self, batches: Iterator[pa.RecordBatch], hosted: range, rank: int, emit: Emit) -> Store:
         """Keep the rows that come."""
@@ -123,11 +124,15 @@ class TrainingJob:
         if self.checkpoints is None:
             return None
         begin = json.loads(gang.gather(json.dumps(newest(self.checkpoints) if gang.rank == 0 else None))[0])
+        return Checkpoints(self.checkpoints, begin, self.checkpoint_s, self.fingerprint(population))
+
+    def fingerprint(self, population: Population) -> dict[str, Any]:
+        """Return what this training must have in common with those who go on with it."""
         data = population.fingerprint() | ({} if self.initial is None else {"initial": self.initial})
-        return Checkpoints(self.checkpoints, begin, self.checkpoint_s, training_fingerprint(self.config, data))
+        return training_fingerprint(self.config, data)
 
 
-def _report(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
+def report_failure(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
     """Say who failed and why; the traceback's first line is another than Python's, which marks where errors begin."""
     hosted = ", ".join(map(str, hosts[rank]))
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
@@ -138,7 +143,8 @@ def _report(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
     )
 
 
-def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch]:
+def outcome_pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch]:
+    """Yield an outcome as rows, which the driver puts together."""
     summary = {
         "best_epoch": outcome.best_epoch,
         "history": [event.to_dict() for event in outcome.history],
@@ -153,4 +159,4 @@ def _pieces(outcome: Outcome, population: Population) -> Iterator[pa.RecordBatch
     parts = [("summary", 0, json.dumps(summary).encode())]
     parts += [("weights", at, weights[at * _PIECE : (at + 1) * _PIECE]) for at in range(-(-len(weights) // _PIECE))]
     for part in parts:
-        yield pa.RecordBatch.from_arrays([pa.array([value]) for value in part], schema=_RESULT)
+        yield pa.RecordBatch.from_arrays([pa.array([value]) for value in part], schema=RESULT)

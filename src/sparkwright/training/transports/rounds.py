@@ -38,7 +38,7 @@ from sparkwright.training.transports.in_process import InProcess
 if TYPE_CHECKING:
     from sparkwright.training.replica import Replica
 
-__all__ = ["Log", "RoundCheckpoints", "Rounds", "Suspended", "complete", "drop_old_logs", "find_log"]
+__all__ = ["Log", "RoundCheckpoints", "Rounds", "Suspended", "complete", "drop_old_logs", "find_log", "forget_logs"]
 
 _FOLDER, _BEGIN, _MANIFEST = "rounds", "begin", "manifest.json"
 
@@ -85,6 +85,11 @@ def drop_old_logs(log: Log) -> None:
     for name in storage.list_files(folder):
         if name != (log.begin or _BEGIN):
             storage.remove(storage.join(folder, name))
+
+
+def forget_logs(uri: str) -> None:
+    """Remove all logs: without a checkpoint nothing tells whose they are."""
+    storage.remove(storage.join(uri, _FOLDER))
 
 
 class Suspended(BaseException):
