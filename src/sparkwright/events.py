@@ -35,6 +35,7 @@ __all__ = [
     "Bus",
     "Channel",
     "Emit",
+    "EpochAdvanced",
     "EpochEnded",
     "Event",
     "EventFile",
@@ -178,6 +179,26 @@ class SyncIntervalChosen(Event):
     sync_s: float
     share: float
     wanted: float
+
+
+@dataclass(frozen=True)
+class EpochAdvanced(Event):
+    """How far an epoch of training is; told by rank 0, at most once a second.
+
+    `batches` of the epoch are done, `of` how many. `train_loss` is the mean loss of the epoch's rows so far, of the
+    replicas that rank 0 hosts. `rows_per_s` counts the rows of all replicas. `seconds_left` are those to the last
+    epoch; a training that stops early needs fewer. `phase` is ``"selection"`` or ``"refit"``.
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    batches: int
+    of: int
+    train_loss: float
+    rows_per_s: float
+    sync_share: float
+    seconds_left: float
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ from rich.console import Console
 
 from sparkwright.events import (
     Bus,
+    EpochAdvanced,
     EpochEnded,
     Progress,
     RunEnded,
     RunStarted,
     StageEnded,
     StageStarted,
+    SyncIntervalChosen,
     Warned,
 )
 from sparkwright.monitoring.progress import TerminalProgress
@@ -103,6 +105,17 @@ def test_epochs_show_loss_and_validation(terminal):
     assert "loss 0.4321, validation loss 0.5, validation accuracy 0.905" in terminal.line()
 
 
+def test_a_long_epoch_shows_how_far_it_is(terminal):
+    terminal.emit(StageStarted("training", 30, "epochs"))
+    terminal.emit(EpochEnded(2, 30, 0.5, [0.4, 0.5], {"accuracy": 0.905}))
+    terminal.emit(EpochAdvanced("selection", 3, 30, 100, 400, 0.4321, 12345.6, 0.04, 95.0))
+    assert "2.2/30 epochs" in terminal.line()
+    shown = " ".join(terminal.line().split())
+    assert "loss 0.4321, validation accuracy 0.905, 12,346 rows/s, sync 4%" in shown
+    terminal.emit(EpochAdvanced("refit", 1, 12, 1, 2, 0.4, 12345.6, 0.04, 95.0))
+    assert "0.5/12 epochs" in terminal.line()
+
+
 def test_epochs_without_a_stage_of_their_own_are_shown_too(terminal):
     terminal.emit(EpochEnded(1, 3, 0.5, [0.5]))
     assert "1/3 epochs" in terminal.line()
@@ -120,6 +133,11 @@ def test_a_finished_stage_leaves_a_line_with_rows_seconds_rate_and_errors(termin
 def test_warnings_are_printed_as_they_are(terminal):
     terminal.emit(Warned("class [cat] has one photo"))
     assert "! class [cat] has one photo" in terminal.file.getvalue()
+
+
+def test_a_measured_sync_interval_is_printed(terminal):
+    terminal.emit(SyncIntervalChosen(19, 0.001, 0.001, 0.05, 0.05))
+    assert "replicas combine every 19 steps (5.0% of the time, measured)" in terminal.file.getvalue()
 
 
 def test_the_end_of_a_run_removes_unfinished_stages(terminal):

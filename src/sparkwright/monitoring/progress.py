@@ -15,7 +15,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from sparkwright import events
-from sparkwright.events import EpochEnded, RunEnded, RunStarted, StageEnded, StageStarted, Stamped, Warned
+from sparkwright.events import (
+    EpochAdvanced,
+    EpochEnded,
+    RunEnded,
+    RunStarted,
+    StageEnded,
+    StageStarted,
+    Stamped,
+    SyncIntervalChosen,
+    Warned,
+)
 
 __all__ = ["TerminalProgress"]
 
@@ -34,6 +44,7 @@ class TerminalProgress:
         self._live: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._done: dict[str, dict[str, events.Progress]] = {}  # stage → task → its last event
+        self._validation: list[str] = []  # figures of the last epoch
 
     def __call__(self, stamped: Stamped) -> None:
         """Show one event."""
@@ -42,14 +53,19 @@ class TerminalProgress:
         match stamped.event:
             case RunStarted():
                 self._done.clear()
+                self._validation.clear()
             case StageStarted() as event:
                 self._start(event.stage, event.total, event.unit)
             case events.Progress() as event:
                 self._advance(event)
+            case EpochAdvanced() as event:
+                self._show_batches(event)
             case EpochEnded() as event:
                 self._show_epoch(event)
             case StageEnded() as event:
                 self._end(event)
+            case SyncIntervalChosen() as event:
+                self._print(f"replicas combine every {event.every:,} steps ({event.share:.1%} of the time, measured)")
             case Warned() as event:
                 self._print(f"[yellow]![/] {escape(event.message)}")
             case RunEnded():
@@ -98,11 +114,27 @@ class TerminalProgress:
             done, errors = sum(part.done for part in parts), sum(part.errors for part in parts)
             self._live.update(task, completed=done, errors=errors)
 
+    def _show_batches(self, event: EpochAdvanced) -> None:
+        stage = "training" if event.phase == "selection" else event.phase
+        task = self._tasks.get(stage)
+        if task is None:
+            task = self._start(stage, event.epochs, "epochs")
+        figures = [
+            f"loss {event.train_loss:.4g}",
+            *self._validation,
+            f"{_count(event.rows_per_s, 'rows')}/s",
+            f"sync {event.sync_share:.0%}",
+        ]
+        if self._live is not None:
+            done = event.epoch - 1 + event.batches / event.of
+            self._live.update(task, completed=done, total=event.epochs, unit="epochs", note=", ".join(figures))
+
     def _show_epoch(self, event: EpochEnded) -> None:
         task = self._tasks.get("training")
         if task is None:
             task = self._start("training", event.epochs, "epochs")
-        figures = [f"loss {event.train_loss:.4g}", *(f"validation {k} {v:.4g}" for k, v in event.validation.items())]
+        self._validation = [f"validation {k} {v:.4g}" for k, v in event.validation.items()]
+        figures = [f"loss {event.train_loss:.4g}", *self._validation]
         if self._live is not None:
             self._live.update(task, completed=event.epoch, total=event.epochs, unit="epochs", note=", ".join(figures))
 

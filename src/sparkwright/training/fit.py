@@ -16,7 +16,7 @@ from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
-from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, training_fingerprint
+from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, newest, training_fingerprint
 from sparkwright.training.columns import Columns, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED_DDL, Encoding
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingResult", "train"]
 
 MEMORY_MIB = 1024
-WAIT_LIMIT_S = 300.0
+STALL_LIMIT_S = 120.0
 CHECKPOINT_S = 60.0
 TRANSPORTS = ("gang", "rounds")
 
@@ -52,7 +52,7 @@ def train(
     invalid: Invalid = "error",
     initial: Model | None = None,
     memory_mib: int = MEMORY_MIB,
-    wait_limit_s: float = WAIT_LIMIT_S,
+    stall_limit_s: float = STALL_LIMIT_S,
     run: str | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     keep_checkpoints: bool = False,
@@ -85,9 +85,11 @@ def train(
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
         memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
-        wait_limit_s: How long a worker waits for another at a sync.
+        stall_limit_s: How long a worker may be silent, or neither take a step nor wait for another, before the
+            attempt ends. A slow one that steps is waited for.
         run: A run's folder (path or URI) that driver and workers share, for checkpoints; None keeps none.
         checkpoint_s: Seconds between two checkpoints; where writing them takes long they are rarer (3 % of the time).
+            0 keeps every sync.
         keep_checkpoints: Leave the checkpoints there when the training has ended well, for the caller to remove.
         attempts: Attempts in a row that reach no new checkpoint before the training ends with the last one's error.
         emit: What takes the events: progress of stage ``"rows"``, an `EpochEnded` for each epoch of the selection,
@@ -135,7 +137,7 @@ def train(
                 invalid=invalid,
                 memory_bytes=memory_mib << 20,
                 channel=channel.address,
-                wait_limit_s=wait_limit_s,
+                stall_limit_s=stall_limit_s,
                 checkpoints=checkpoints,
                 checkpoint_s=checkpoint_s,
                 initial=shipped,
@@ -179,7 +181,11 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
     with locked(folder):
         check_shared(spark, folder)
         check_same(folder, fingerprint_at(folder), training_fingerprint(config))
-        yield folder
+        try:
+            yield folder
+        finally:
+            if newest(folder) is None:
+                storage.remove(folder)
 
 
 def _check_transport(transport: str, run: str | None) -> None:

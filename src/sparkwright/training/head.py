@@ -258,4 +258,5 @@ class _RefitProgress:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, EpochEnded):
-            self.emit(Progress("refit", "0", done=event.epoch))
+            event = Progress("refit", "0", done=event.epoch)
+        self.emit(event)

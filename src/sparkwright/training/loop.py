@@ -21,6 +21,7 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.events import Emit, EpochEnded, ignore
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.pace import Pace
 from sparkwright.training.replica import Replica, Shard, batch_sizes
 from sparkwright.training.schedule import rate_at
 from sparkwright.training.strategies._base import Interval, Strategy
@@ -149,9 +150,10 @@ class Loop:
             best.epoch, best.value = saved.facts["best"]
             history = [EpochEnded(**event) for event in saved.facts["history"]]
         self.strategy.start(replicas, saved.common if saved else None)
+        pace = Pace(self.emit, self.phase, last, counts, steps, self.transport)
         for epoch in range(saved.epoch if saved else 1, last + 1):
             looks = epoch % self.config.validate_every == 0 or epoch == last
-            state = _State(replicas, counts, steps, kept, best, history, saved)
+            state = _State(replicas, counts, steps, kept, best, history, saved, pace)
             ended = self._epoch(state, epoch, validation if looks else None)
             saved = None
             if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
@@ -190,6 +192,7 @@ class Loop:
                 last=numbers.stop == steps,
             )
             self.strategy.advance(replicas, interval, self.transport)
+            state.pace.advanced(epoch, numbers, replicas)
             if self.checkpoints is not None and self.checkpoints.due(self.transport):
                 self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, cost), self.transport)
         if not bool(torch.isfinite(replicas[0].flat.weights_N).all()):
@@ -252,7 +255,7 @@ class Loop:
                 own = {replica.index: replica.loss_sum}
                 own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
                 if validation is not None:
-                    measured = _measure(replica.module, validation[replica.index], self.task)
+                    measured = _measure(replica.module, validation[replica.index], self.task, self.transport)
                     own |= {count + width + place: float(value) for place, value in enumerate(measured)}
                 found.append(own)
             found[0] |= {count + 2 * width + place: value for place, value in enumerate(cost.spent()[2:])}
@@ -291,6 +294,7 @@ class _State:
     best: BestEpoch
     history: list[EpochEnded]
     saved: Snapshot | None
+    pace: Pace
 
 
 class _Cost:
@@ -318,11 +322,12 @@ class _Cost:
 
 
 @torch.no_grad()
-def _measure(module: nn.Module, shard: Shard, task: Task) -> Tensor:
+def _measure(module: nn.Module, shard: Shard, task: Task, transport: Transport) -> Tensor:
     """Return the task's sums over a shard."""
     module.eval()
     sums = torch.zeros(task.sums, dtype=torch.float64)
     for rows in torch.split(torch.from_numpy(shard.order), _MEASURED_AT_ONCE):
+        transport.beat()
         output = module(shard.take(rows))
         sums += task.measure(output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
     return sums

@@ -46,7 +46,7 @@ class TrainingJob:
         invalid: Whether rows that cannot be trained on are left out.
         memory_bytes: Features that a worker keeps in memory; more are memory-mapped.
         channel: Where events go.
-        wait_limit_s: How long a worker waits for another.
+        stall_limit_s: How long a worker may be silent, or neither get on nor wait for another.
         checkpoints: Folder of the checkpoints; None keeps none.
         checkpoint_s: Seconds between two of them.
         initial: What `Initial.ship` called the weights to begin with; None draws them.
@@ -60,7 +60,7 @@ class TrainingJob:
     invalid: Invalid
     memory_bytes: int
     channel: Address | None
-    wait_limit_s: float
+    stall_limit_s: float
     checkpoints: str | None = None
     checkpoint_s: float = 60.0
     initial: str | None = None
@@ -73,25 +73,24 @@ class TrainingJob:
         rank = context.partitionId()
         hosts, started = hosting(self.config.replicas, self.workers), time.monotonic()
         try:
-            with Sender(self.channel) as sender:
-                store = self._stored(batches, hosts[rank], rank, sender.emit)
-                with Gang(context, hosts, self.wait_limit_s) as gang:
-                    population = self._population(gang, store)
-                    if rank == 0:
-                        ready = population.census
-                        sender.emit(
-                            StageEnded("rows", time.monotonic() - started, ready.rows.total(), ready.problems.total())
-                        )
-                    outcome = train_head(
-                        self.config,
-                        population,
-                        store.finish(population.width),
-                        gang,
-                        sender.emit if rank == 0 else ignore,
-                        self._kept(gang, population),
-                        None if self.initial is None else Initial.shipped(self.initial),
+            with Sender(self.channel) as sender, Gang(context, hosts, self.stall_limit_s) as gang:
+                store = self._stored(_beating(batches, gang), hosts[rank], rank, sender.emit)
+                population = self._population(gang, store)
+                if rank == 0:
+                    ready = population.census
+                    sender.emit(
+                        StageEnded("rows", time.monotonic() - started, ready.rows.total(), ready.problems.total())
                     )
-                    gang.gather("")  # nobody leaves while another still needs its connection
+                outcome = train_head(
+                    self.config,
+                    population,
+                    store.finish(population.width),
+                    gang,
+                    sender.emit if rank == 0 else ignore,
+                    self._kept(gang, population),
+                    None if self.initial is None else Initial.shipped(self.initial),
+                )
+                gang.gather("")  # nobody leaves while another still needs its connection
         except SparkwrightError:
             raise
         except Exception as error:
@@ -130,6 +129,13 @@ class TrainingJob:
         """Return what this training must have in common with those who go on with it."""
         data = population.fingerprint() | ({} if self.initial is None else {"initial": self.initial})
         return training_fingerprint(self.config, data)
+
+
+def _beating(batches: Iterator[pa.RecordBatch], gang: Gang) -> Iterator[pa.RecordBatch]:
+    """Give the rows on; their coming is a sign of life."""
+    for batch in batches:
+        gang.beat()
+        yield batch
 
 
 def report_failure(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:
