@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -17,10 +19,12 @@ from sparkwright.training.config import COMPRESSIONS, TrainingConfig
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
 from sparkwright.training.replica import Shard
 from sparkwright.training.strategies import make_strategy
+from sparkwright.training.sync_interval import choose_sync_interval
 from sparkwright.training.tasks import Classification
 from sparkwright.training.transports._base import Transport, hosting
 from sparkwright.training.transports.in_process import InProcess
 
+T = TypeVar("T")
 STRATEGIES = {
     "averaging": {"strategy": "averaging"},
     "all_reduce": {"strategy": "all_reduce"},
@@ -112,11 +116,11 @@ def fit(
     return loop.fit(module, own, own, saved)
 
 
-def on_threads(workers: int, replicas: int, work: Callable[[Transport], Fitted]) -> list[Fitted]:
+def on_threads(workers: int, replicas: int, work: Callable[[Transport], T]) -> list[T]:
     """Return what each of so many workers ends with."""
     hosts = hosting(replicas, workers)
     queues = {(a, b): queue.Queue[Tensor]() for a in range(workers) for b in range(workers)}
-    ends: dict[int, Fitted] = {}
+    ends: dict[int, T] = {}
 
     def run(rank: int) -> None:
         torch.set_num_threads(1)
@@ -244,6 +248,47 @@ def test_averaging_at_each_step_of_plain_sgd_is_all_reduce() -> None:
     ]
     for value, other in zip(*(end.module.parameters() for end in ends), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6)
+
+
+STATE = 3 * 96 * 4  # bytes of weights and Adam's two means, parameters at multiples of 16
+SYNC = 4 + 2  # messages between three workers of five replicas: up the tree, and from rank 0 to the others
+
+
+@pytest.mark.parametrize(
+    ("compression", "whole", "sent"),
+    [(None, STATE, STATE), ("bfloat16", STATE, STATE / 2), ("int8", STATE / 3, 96 + 4), ("topk", STATE / 3, 10 * 8)],
+)
+def test_the_bytes_that_all_workers_send_and_save_are_told(compression: str | None, whole: int, sent: int) -> None:
+    config, shards = make_config(compression=compression), make_shards()
+    for end in on_threads(3, config.replicas, lambda transport: fit(config, transport, shards)):
+        for event in end.history:
+            assert event.sent_bytes == 2 * SYNC * sent
+            assert event.saved_bytes == 2 * SYNC * (whole - sent)
+
+
+def test_an_epoch_that_goes_on_elsewhere_counts_the_bytes_of_those_before() -> None:
+    config, shards, kept = make_config(), make_shards(), dict[tuple[int, int], dict[int, Snapshot]]()
+    on_threads(3, config.replicas, lambda transport: fit(config, transport, shards, EverySync(kept)))
+    parts = kept[2, 2]
+    own = {replica: tensors for part in parts.values() for replica, tensors in part.replicas.items()}
+    saved = dataclasses.replace(parts[0], replicas=own)
+    resumed = fit(config, InProcess(config.replicas), shards, saved=saved)  # alone, it sends nothing more
+    assert resumed.history[1].sent_bytes == SYNC * STATE
+
+
+def test_all_workers_take_the_interval_that_rank_0_measures() -> None:
+    config, shards = make_config(sync_every="auto"), make_shards()
+
+    def choose(transport: Transport) -> int:
+        if transport.rank:
+            transport.clock = lambda: 1e6 * time.perf_counter()  # what another measures has no say
+        module = nn.Linear(5, 3)
+        own = {replica: shards[replica] for replica in transport.hosted}
+        return choose_sync_interval(config, Classification(np.ones(3, np.float32), 0), module, own, transport)
+
+    first, *others = on_threads(3, config.replicas, choose)
+    assert first >= 1
+    assert others == [first, first]
 
 
 def tensor(seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from sparkwright.evaluation.report.markup import (
     whole,
 )
 from sparkwright.evaluation.report.record import RunRecord
-from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, TaskTimed, Warned
+from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, SyncIntervalChosen, TaskTimed, Warned
 
 __all__ = ["data_section", "learning_section", "run_section"]
 
@@ -41,6 +41,12 @@ def learning_section(events: Sequence[Stamped]) -> str:
     ]
     if best is not None:
         sentences.append(f"Epoch {best} is the best on the validation rows.")
+    chosen = next((e.event for e in events if isinstance(e.event, SyncIntervalChosen)), None)
+    if chosen is not None:
+        sentences.append(
+            f"Replicas combined every {chosen.every:,} steps: a step was measured to take {1000 * chosen.step_s:.1f} "
+            f"ms, a sync {1000 * chosen.sync_s:.1f} ms, and syncs were to take {percent(chosen.wanted)} of the time."
+        )
     if refit:
         sentences.append(f"Then the head was retrained on training and validation rows for {len(refit)} epochs.")
     return section("learning", "Learning", f'<div class="charts">{"".join(charts)}</div>', note=" ".join(sentences))
@@ -123,6 +129,7 @@ def _described(title: str, lines: Sequence[Series]) -> str:
 
 def _numbers(search: Sequence[EpochEnded]) -> str:
     names = list(dict.fromkeys(name for e in search for name in e.validation))
+    sent = any(e.sent_bytes for e in search)
     columns = [
         Column("Epoch"),
         Column("Training loss"),
@@ -130,6 +137,7 @@ def _numbers(search: Sequence[EpochEnded]) -> str:
         Column("Learning rate"),
         Column("Time"),
         Column("Spent on syncs"),
+        *([Column("Sent"), Column("Saved by compression")] if sent else []),
     ]
     rows = [
         [
@@ -139,10 +147,15 @@ def _numbers(search: Sequence[EpochEnded]) -> str:
             f"{e.learning_rate:.3g}",
             seconds(e.seconds),
             percent(e.sync_share),
+            *([_mebibytes(e.sent_bytes), _mebibytes(e.saved_bytes)] if sent else []),
         ]
         for e in search
     ]
     return table(columns, rows, caption="Epochs", tall=len(rows) > _TALL)
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
 
 
 def data_section(data: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]]) -> str:
