@@ -1,7 +1,8 @@
 """Fixtures that all tests share: a Spark session, the test data, a Hadoop.
 
-``SPARKWRIGHT_TEST_SESSION=connect`` makes `spark` a Spark Connect session and leaves out what is not marked `connect`;
-one process can hold a session of one kind only.
+``SPARKWRIGHT_TEST_SESSION=connect`` makes `spark` a Spark Connect session; one process can hold a session of one kind
+only. What needs a session and is not marked `connect` is left out then, and what needs none too, but for what is marked
+`cluster`: it has sessions of its own.
 """
 
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 CONNECT = os.environ.get("SPARKWRIGHT_TEST_SESSION") == "connect"
@@ -31,6 +33,10 @@ for name in (
     os.environ.pop(name, None)
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+
+# For the JVMs of tests' own servers, as `sparkwright.session` has it for local sessions: they live for minutes, and
+# compiling for long lives would cost more than it brings.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 # Warnings that pyspark and what it uses give, on some versions of Python, and that no change here can avoid.
 IGNORED_WARNINGS = (
@@ -51,7 +57,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop", "yarn": "hadoop"}.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
+        own = item.get_closest_marker("cluster") and "spark" not in fixtures
+        (left_out if CONNECT and not (own or item.get_closest_marker("connect")) else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(kept, key=_cost)
@@ -111,6 +118,8 @@ class connect_server:  # noqa: N801  used as a function
         settings = {
             **self._conf,
             "spark.ui.enabled": "false",
+            "spark.driver.extraJavaOptions": SHORT_LIVED,
+            "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -161,21 +170,23 @@ class Hadoop:
 
     address: str
     conf: Path
-    yarn: bool
 
 
-def _start_hadoop(nodemanagers: int) -> Iterator[Hadoop]:
+@pytest.fixture(scope="session")
+def _server(request: pytest.FixtureRequest) -> Iterator[Hadoop]:
+    """The one Hadoop of the tests; with YARN if any of them needs it."""
     folder = os.environ.get("SPARKWRIGHT_TEST_HADOOP")
     if not folder:
         pytest.skip("SPARKWRIGHT_TEST_HADOOP does not name the Hadoop folder")
     program = Path(folder) / "mini-hadoop"
     if not program.is_file():
         pytest.skip(f"SPARKWRIGHT_TEST_HADOOP names {folder}, which holds no mini-hadoop")
+    yarn = any("yarn" in getattr(item, "fixturenames", ()) for item in request.session.items)
     with tempfile.TemporaryDirectory(prefix="hadoop-", ignore_cleanup_errors=True) as scratch:
         server = subprocess.Popen(
-            [program, scratch, "1", str(nodemanagers)],
+            [program, scratch, "1", "1" if yarn else "0"],
             stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHON": sys.executable},
+            env={**os.environ, "PYTHON": sys.executable, "JDK_JAVA_OPTIONS": SHORT_LIVED},
         )
         try:
             ready = Path(scratch) / "conf" / "ready"
@@ -184,23 +195,21 @@ def _start_hadoop(nodemanagers: int) -> Iterator[Hadoop]:
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((Path(scratch) / "hadoop.log").read_text()[-3000:])
                 time.sleep(0.2)
-            yield Hadoop(ready.read_text().strip().rstrip("/"), ready.parent, nodemanagers > 0)
+            yield Hadoop(ready.read_text().strip().rstrip("/"), ready.parent)
         finally:
-            server.stdin.close()
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            # Stopping in order takes 20 s. All that it wrote lies in `scratch`; containers would outlive it.
+            for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+                process.kill()
+            server.communicate()
 
 
 @pytest.fixture(scope="session")
-def hadoop() -> Iterator[Hadoop]:
+def hadoop(_server: Hadoop) -> Hadoop:
     """A real HDFS on loopback. `spark` (classic or Connect) reads and writes ``hdfs://`` there without settings."""
-    yield from _start_hadoop(nodemanagers=0)
+    return _server
 
 
 @pytest.fixture(scope="session")
-def yarn() -> Iterator[Hadoop]:
+def yarn(_server: Hadoop) -> Hadoop:
     """A real HDFS and YARN on loopback; set ``HADOOP_CONF_DIR`` to its `conf` in a process of its own."""
-    yield from _start_hadoop(nodemanagers=1)
+    return _server
