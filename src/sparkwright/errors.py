@@ -20,9 +20,9 @@
 A message says what must hold, what was given, where, and how to mend it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
 
 __all__ = [
     "ColumnError",
@@ -40,6 +40,7 @@ __all__ = [
     "StorageError",
     "WorkerError",
     "did_you_mean",
+    "differences",
 ]
 
 
@@ -118,3 +119,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     folded = {text.casefold(): text for text in known}
     close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     return f" Did you mean `{folded[close[0]]}`?" if close else ""
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Say which entries of two configurations differ (``"seed: 0 → 1"``), in mappings inside mappings too."""
+    found = []
+    for key in sorted({*there, *now}):
+        before, after = there.get(key), now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before!r} → {after!r}")
+    return found

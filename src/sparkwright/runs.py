@@ -7,11 +7,13 @@
       events.jsonl    what happened, a line an event
       metrics.json    what came out
       report.html, model/, features/, predictions/
+      checkpoints/    of the training, until the run has ended well
 
-The folder may lie anywhere `sparkwright.storage` writes. Events of a run that is not on this machine's disk are kept in
-a temporary file and copied at the end of every stage.
+One process at a time works in it. The folder may lie anywhere `sparkwright.storage` writes. Events of a run that
+is not on this machine's disk are kept in a temporary file and copied at the end of every stage.
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -21,13 +23,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from sparkwright import storage
-from sparkwright.errors import ExistsError, InputError, NotFoundError
+from sparkwright.errors import ExistsError, InputError, NotFoundError, differences
 from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink, StageEnded, Stamped, read_events
+from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
 __all__ = ["Run", "check_folder", "read_run"]
 
-CONFIG, EVENTS, METRICS = "config.json", "events.jsonl", "metrics.json"
+CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.json", "checkpoints"
 
 
 class Run:
@@ -43,7 +46,7 @@ class Run:
 
     Raises:
         ExistsError: the folder is not empty, and neither `overwrite` nor `resume` was asked for; or it holds something
-            else than a run, which nothing overwrites.
+            else than a run, which nothing overwrites; or another process works there.
         InputError: `resume` of a run with another configuration; the message lists the differences.
     """
 
@@ -63,8 +66,11 @@ class Run:
         document = {"command": command, "config": dict(config), "versions": library_versions()}
         document = json.loads(json.dumps(document))  # tuples become lists, so that it compares with what is on disk
         check_folder(uri, overwrite=overwrite, resume=resume)
-        self._prepare(document, overwrite=overwrite, resume=resume)
-        storage.write_bytes(self.path(CONFIG), json.dumps(document, indent=2, ensure_ascii=False).encode())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.uri))
+            self._prepare(document, overwrite=overwrite, resume=resume)
+            storage.write_bytes(self.path(CONFIG), json.dumps(document, indent=2, ensure_ascii=False).encode())
+            self._lock = stack.pop_all()
         self._staging = None if storage.is_local(self.uri) else Path(tempfile.mkdtemp(prefix="sparkwright-run-"))
         self._event_path = (self._staging or Path(self.uri.removeprefix("file://"))) / EVENTS
         self._file = EventFile(self._event_path)
@@ -100,7 +106,7 @@ class Run:
                     f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
                 )
         elif overwrite:
-            for name in (EVENTS, METRICS, "report.html", "model", "predictions"):
+            for name in (EVENTS, METRICS, CHECKPOINTS, "report.html", "model", "predictions"):
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:
@@ -118,6 +124,9 @@ class Run:
         self._file.close()
         if self._staging is not None:
             shutil.rmtree(self._staging, ignore_errors=True)
+        if error is None:
+            storage.remove(self.path(CHECKPOINTS))
+        self._lock.close()
         # Input that was refused before anything was made must not stand in the way of the corrected command.
         if isinstance(error, InputError) and set(storage.list_files(self.uri)) <= {CONFIG, EVENTS}:
             storage.remove(self.uri)
@@ -130,7 +139,7 @@ def check_folder(uri: str, *, overwrite: bool = False, resume: bool = False) -> 
         ExistsError: it is not empty, and neither `overwrite` nor `resume` was asked for; or it holds something else
             than a run.
     """
-    there = storage.list_files(uri)
+    there = [name for name in storage.list_files(uri) if name != LOCK]
     if not there:
         return
     if CONFIG not in there:
@@ -145,20 +154,7 @@ def check_folder(uri: str, *, overwrite: bool = False, resume: bool = False) -> 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if there.get("command") != now["command"]:
         return [f"command: {there.get('command')} → {now['command']}"]
-    old, new = there["config"], now["config"]
-    return _changes(old, new)
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Say which entries differ, in mappings inside mappings too."""
-    found = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _changes(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key}: {before!r} → {after!r}")
-    return found
+    return differences(there["config"], now["config"])
 
 
 def read_run(uri: str) -> tuple[dict[str, Any], dict[str, Any], list[Stamped]]:

@@ -28,7 +28,7 @@ from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import TrainingResult, train
+from sparkwright.training.fit import CHECKPOINT_S, TrainingResult, train
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -72,6 +72,7 @@ def transfer(
     training: TrainingConfig | None = None,
     batch_size: int = 8,
     max_error_rate: float = 0.05,
+    checkpoint_s: float = CHECKPOINT_S,
     reuse: Sequence[str] = (),
     overwrite: bool = False,
     resume: bool = False,
@@ -97,9 +98,10 @@ def transfer(
         training: How the head is trained; its seed is replaced by `seed`. Default: `TrainingConfig` with ``refit``.
         batch_size: Photos of a micro-batch in scoring.
         max_error_rate: Share of photos that may fail before the job stops.
+        checkpoint_s: Seconds between two checkpoints of the training, from which `resume` goes on.
         reuse: Folders of features from earlier runs; photos found there by content are not computed again.
         overwrite: Begin anew in a folder that holds a run.
-        resume: Go on in a folder that holds a run of the same configuration.
+        resume: Go on in a folder that holds a run of the same configuration, the training from its last checkpoint.
         sinks: Listeners to the run's events.
 
     Raises:
@@ -146,7 +148,7 @@ def transfer(
                 emit=run.emit,
             )
         lineage = {"features": features.manifest.key.to_dict(), "config": config}
-        model, metrics = job.learn(features, training, cut, lineage, photos)
+        model, metrics = job.learn(features, training, cut, lineage, photos, checkpoint_s)
     return TransferResult(run.uri, model, metrics)
 
 
@@ -156,6 +158,7 @@ def train_features(
     out: str,
     training: TrainingConfig | None = None,
     *,
+    checkpoint_s: float = CHECKPOINT_S,
     overwrite: bool = False,
     resume: bool = False,
     sinks: Sequence[Sink] = (),
@@ -182,7 +185,7 @@ def train_features(
     config = {"features": features, "seed": training.seed, "training": training.to_dict()}
     with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         lineage = {"features": found.manifest.key.to_dict(), "config": config}
-        model, metrics = _Job(spark, run).learn(found, training, None, lineage, None)
+        model, metrics = _Job(spark, run).learn(found, training, None, lineage, None, checkpoint_s)
     return TransferResult(run.uri, model, metrics)
 
 
@@ -264,6 +267,7 @@ class _Job:
         network: Network | None,
         lineage: dict[str, Any],
         photos: Images | None,
+        checkpoint_s: float,
     ) -> tuple[Model, dict[str, Any]]:
         """Train a head on the features, test it once, keep model, metrics and report in the run."""
         with self.stage("training"):
@@ -272,7 +276,16 @@ class _Job:
             if rows.where("split = 'test'").isEmpty():
                 raise InputError(f"No row with features and label is on the test side. {_TEST_ADVICE}")
             classes = None if photos is None else photos.classes
-            trained = train(rows, training, split="split", classes=classes, emit=self._run.emit)
+            trained = train(
+                rows,
+                training,
+                split="split",
+                classes=classes,
+                run=self._run.uri,
+                checkpoint_s=checkpoint_s,
+                keep_checkpoints=True,  # until the run has ended: what comes now may fail
+                emit=self._run.emit,
+            )
         lineage = {**lineage, "data": _fingerprint(rows)}
         model = Model(
             network=network, head=trained.head, task="classification", classes=trained.classes, lineage=lineage

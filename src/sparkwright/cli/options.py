@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = [
+    "CheckpointSeconds",
     "Conf",
     "Failfast",
     "Group",
@@ -56,7 +57,11 @@ Conf = Annotated[list[str] | None, typer.Option("--conf", metavar="K=V", help="A
 MaxErrorRate = Annotated[float, typer.Option(help="Share of photos that may fail.", min=0.0, max=1.0)]
 Seed = Annotated[int, typer.Option(help="Seed of split, initial weights and order of rows.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on in a run folder of the same configuration.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on in a run folder of the same configuration, in training from its checkpoint."),
+]
+CheckpointSeconds = Annotated[float, typer.Option("--checkpoint-s", help="Seconds between two checkpoints.", min=0.0)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Out = Annotated[str, typer.Option(help="Output folder: a path or any URI that Spark writes.")]
 NetworkName = Annotated[

@@ -13,6 +13,7 @@ def train(
     out: options.Out,
     replicas: options.Replicas = 4,
     settings: options.Settings = None,
+    checkpoint_s: options.CheckpointSeconds = 60.0,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
@@ -32,6 +33,13 @@ def train(
     options.check_paths([features], master, remote, conf)
     with options.open_session(master, remote, conf) as spark:
         result = train_features(
-            spark, features, out, training, overwrite=overwrite, resume=resume, sinks=options.progress_sinks(as_json)
+            spark,
+            features,
+            out,
+            training,
+            checkpoint_s=checkpoint_s,
+            overwrite=overwrite,
+            resume=resume,
+            sinks=options.progress_sinks(as_json),
         )
     show_result(result, as_json=as_json)

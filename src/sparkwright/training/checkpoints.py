@@ -27,7 +27,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from sparkwright import storage
-from sparkwright.errors import InputError, WorkerError
+from sparkwright.errors import InputError, WorkerError, differences
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.transports._base import Transport
 
@@ -37,10 +37,10 @@ __all__ = [
     "Snapshot",
     "age",
     "check_same",
-    "differences",
     "fingerprint_at",
     "load_file",
     "newest",
+    "newest_for_all",
     "training_fingerprint",
     "write_file",
 ]
@@ -77,7 +77,7 @@ class Snapshot:
     @property
     def name(self) -> str:
         """Of its folder; names sort by time within a phase."""
-        return f"{self.phase}-{self.epoch:05d}-{self.number:08d}"
+        return _name(self.phase, self.epoch, self.number)
 
 
 class Checkpoints:
@@ -86,7 +86,8 @@ class Checkpoints:
     Args:
         uri: Their folder, which every worker can read and write.
         begin: Name of the one to go on from, which all processes must give alike (see `newest`); None begins.
-        every_s: Seconds between two of them, about. Where writing takes long they are rarer: it costs 3 % at most.
+        every_s: Seconds between two of them, about. Where writing takes long they are rarer: it costs 3 % at most. 0
+            keeps every sync, whatever it costs.
         fingerprint: What the training must have in common with those who go on with it: configuration and data.
     """
 
@@ -135,6 +136,8 @@ class Checkpoints:
         Asking costs a message, so rank 0 also says how many syncs may pass before it is asked again: those of about a
         second.
         """
+        if not self.every_s:
+            return True
         if self._questions:
             self._questions -= 1
             return False
@@ -149,11 +152,17 @@ class Checkpoints:
     def save(self, snapshot: Snapshot, transport: Transport) -> None:
         """Write a checkpoint: each process what it hosts, rank 0 the rest and then the manifest. A collective call."""
         started = time.monotonic()
-        files: dict[str, str] = {}
-        for own in transport.gather(json.dumps(self.write(snapshot, common=transport.rank == 0))):
-            files |= json.loads(own)
+        sums = self.write(snapshot, common=transport.rank == 0)
+        # A sum, in which every replica has a row of its own: a transport's messages may take a second.
+        parts = []
+        for replica in transport.hosted:
+            sums_RW = torch.zeros(transport.replicas, 4, dtype=torch.int64)
+            sums_RW[replica] = torch.frombuffer(bytearray.fromhex(sums[f"replica-{replica}"]), dtype=torch.int64)
+            parts.append(sums_RW)
+        all_RW = transport.tree_sum(parts).numpy()
         if transport.rank == 0:
-            self.commit(snapshot, files)
+            replicas = {f"replica-{replica}": row.tobytes().hex() for replica, row in enumerate(all_RW)}
+            self.commit(snapshot, {_COMMON: sums[_COMMON], **replicas})
         self._last = time.monotonic()
         self._cost_s = self._last - started
 
@@ -190,6 +199,17 @@ class Checkpoints:
 def newest(uri: str) -> str | None:
     """Return the name of the newest checkpoint in a folder, None if there is none."""
     return next(iter(_whole(uri)), None)
+
+
+def newest_for_all(uri: str, transport: Transport) -> str | None:
+    """Return in every process what is the newest checkpoint for rank 0. A collective call."""
+    place = [0, 0, 0]
+    name = newest(uri) if transport.rank == 0 else None
+    if name is not None:
+        phase, epoch, number = name.split("-")
+        place = [1 + _PHASES.index(phase), int(epoch), int(number)]
+    place = [transport.agree(word) for word in place]
+    return _name(_PHASES[place[0] - 1], *place[1:]) if place[0] else None
 
 
 def age(name: str | None) -> tuple[int, str]:
@@ -229,16 +249,8 @@ def fingerprint_at(uri: str) -> dict[str, Any]:
     return dict(_manifest(uri, name)["fingerprint"]) if name is not None else {}
 
 
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Say which entries of two fingerprints differ, in mappings inside mappings too."""
-    found = []
-    for key in sorted({*there, *now}):
-        before, after = there.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key}: {before!r} → {after!r}")
-    return found
+def _name(phase: str, epoch: int, number: int) -> str:
+    return f"{phase}-{epoch:05d}-{number:08d}"
 
 
 def _names(uri: str) -> list[str]:

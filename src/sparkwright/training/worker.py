@@ -13,7 +13,7 @@ from safetensors.numpy import save as save_tensors
 
 from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, ignore
-from sparkwright.training.checkpoints import Checkpoints, newest, training_fingerprint
+from sparkwright.training.checkpoints import Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED
@@ -122,7 +122,7 @@ class TrainingJob:
         """Return where the training is kept; rank 0 says from which checkpoint all go on."""
         if self.checkpoints is None:
             return None
-        begin = json.loads(gang.gather(json.dumps(newest(self.checkpoints) if gang.rank == 0 else None))[0])
+        begin = newest_for_all(self.checkpoints, gang)
         return Checkpoints(self.checkpoints, begin, self.checkpoint_s, self.fingerprint(population))
 
     def fingerprint(self, population: Population) -> dict[str, Any]:
