@@ -1,6 +1,7 @@
 """P20: every example evaluates on rows that it did not train on, and asserts its figure."""
 
 import csv
+import gzip
 import importlib.util
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 TRANSFERS = [path for path in EXAMPLES if "import transfer" in path.read_text(encoding="utf-8")]
+EXAMPLES_BY_NAME = {path.stem: path for path in EXAMPLES}
 examples = pytest.mark.parametrize("path", TRANSFERS, ids=lambda path: path.stem)
 
 
@@ -49,7 +51,7 @@ def run(module, monkeypatch, photos, tmp_path, accuracy):
 
 def test_there_are_examples():
     assert {path.stem for path in TRANSFERS} >= {"aerial", "caltech"}
-    assert {path.stem for path in EXAMPLES} >= {"labelling"}
+    assert set(EXAMPLES_BY_NAME) >= {"adult", "labelling", "mnist"}
 
 
 @examples
@@ -94,3 +96,54 @@ def test_every_example_is_run_here_as_it_is_from_the_shell():
     for path in EXAMPLES:
         assert 'if __name__ == "__main__":\n    main(*sys.argv[1:])' in path.read_text(encoding="utf-8")
     assert sys.argv
+
+
+def first_rows(path, rows, to):
+    """Copy the first rows of a text file."""
+    with path.open() as file:
+        to.write_text("".join(line for line, _ in zip(file, range(rows), strict=False)))
+    return str(to)
+
+
+@pytest.mark.timeout(240)
+def test_the_table_s_example_asserts_what_it_gets_right_on_the_test_file(
+    spark, data_dir, monkeypatch, tmp_path, capsys
+):
+    """On fewer rows than it has."""
+    module = load(EXAMPLES_BY_NAME["adult"])
+    monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda: spark))
+    monkeypatch.setattr(type(spark), "stop", lambda self: None)
+    train = first_rows(data_dir / "tabular" / "adult-train.csv", 4000, tmp_path / "train.csv")
+    test = str(data_dir / "tabular" / "adult-test.csv")
+    monkeypatch.setattr(module, "EXPECTED", 0.82)
+    module.main(train, test)
+    assert "16281 rows: accuracy 0.8" in capsys.readouterr().out
+
+    asked = []
+
+    def evaluate(rows, classes, label):
+        asked.append((rows.count(), classes, label))
+        return {"rows": 1, "errors": 0, "unlabelled": 0, "accuracy": 0.819, "accuracy_interval": (0, 1)}
+
+    untrained = SimpleNamespace(fit=lambda rows: SimpleNamespace(transform=lambda rows: rows))
+    monkeypatch.setattr(module, "Pipeline", lambda stages: untrained)
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    with pytest.raises(AssertionError, match=r"expected at least 0\.82"):
+        module.main(train, test)
+    assert asked == [(16281, ["<=50K", ">50K"], "income")]
+
+
+def test_the_digits_example_asserts_what_it_gets_right_on_the_test_files(data_dir, monkeypatch, tmp_path, capsys):
+    """On fewer rows than it has."""
+    module = load(EXAMPLES_BY_NAME["mnist"])
+    for name, rows in (("train", 4000), ("t10k", 1000)):
+        for kind, header, width in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            file = f"{name}-{kind}-ubyte.gz"
+            content = gzip.decompress((data_dir / "mnist" / file).read_bytes())
+            (tmp_path / file).write_bytes(gzip.compress(content[: header + rows * width], 1))
+    monkeypatch.setattr(module, "EXPECTED", 0.88)
+    module.main(str(tmp_path))
+    assert "1000 digits: accuracy 0." in capsys.readouterr().out
+    monkeypatch.setattr(module, "EXPECTED", 0.99)
+    with pytest.raises(AssertionError, match=r"expected at least 0\.99"):
+        module.main(str(tmp_path))
