@@ -64,8 +64,9 @@ def line_chart(
     x_label: str,
     percent: bool = False,
     mark: tuple[float, str] | None = None,
+    log_x: bool = False,
 ) -> str:
-    """Return lines over a common x axis; `mark` is a place on it with a name.
+    """Return lines over a common x axis, logarithmic if asked; `mark` is a place on it with a name.
 
     The y axis is logarithmic where the values span more than a factor of 30.
     """
@@ -73,7 +74,7 @@ def line_chart(
     ys = [y for line in series for y in line.y if math.isfinite(y)]
     if not ys:
         return ""
-    x_axis = _Axis(min(xs), max(max(xs), min(xs) + 1), _LEFT, _WIDTH - _RIGHT)
+    x_axis = _Axis(min(xs), max(max(xs), min(xs) + 1), _LEFT, _WIDTH - _RIGHT, log=log_x)
     y_axis = _y_axis(min(ys), max(ys), percent)
     parts = [_grid(x_axis, y_axis, x_label, percent)]
     if y_axis.log:
@@ -85,7 +86,7 @@ def line_chart(
             f'<line class="mark" x1="{place}" x2="{place}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
             f'<text class="mark" x="{place}" y="{_TOP - 8}" text-anchor="{anchor}">{text(mark[1])}</text>'
         )
-    parts += [_line(line, x_axis, y_axis, percent) for line in series]
+    parts += [_line(line, x_axis, y_axis, x_label, percent) for line in series]
     return _svg(_HEIGHT, description, parts)
 
 
@@ -118,7 +119,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, percent: bool) -> str:
     return "".join(parts)
 
 
-def _line(line: Series, x_axis: _Axis, y_axis: _Axis, percent: bool) -> str:
+def _line(line: Series, x_axis: _Axis, y_axis: _Axis, x_label: str, percent: bool) -> str:
     points = [
         (x, y)
         for x, y in zip(line.x, line.y, strict=True)
@@ -128,10 +129,11 @@ def _line(line: Series, x_axis: _Axis, y_axis: _Axis, percent: bool) -> str:
     drawn = f'<polyline class="line {line.style}" points="{path}"/>'
     if line.style == "replica":
         return drawn
+    shown = (f"{100 * y:.2f} %" if percent else f"{y:.4g}" for _, y in points)
     dots = "".join(
         f'<circle class="dot {line.style}" cx="{x_axis(x)}" cy="{y_axis(y)}" r="{3 if len(points) <= 60 else 1.5}">'
-        f"<title>{text(line.name)}, epoch {x:.0f}: {f'{100 * y:.2f} %' if percent else f'{y:.4g}'}</title></circle>"
-        for x, y in points
+        f"<title>{text(line.name)}, {text(x_label)} {x:.0f}: {value}</title></circle>"
+        for (x, y), value in zip(points, shown, strict=True)
     )
     return drawn + dots
 
