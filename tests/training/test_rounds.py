@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sparkwright.errors import WorkerError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import Columns, Encoding
 from sparkwright.training.head import Outcome, train_head
@@ -17,10 +18,18 @@ from sparkwright.training.rows import Census, Rows, Store
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.in_process import InProcess
-from sparkwright.training.transports.rounds import RoundCheckpoints, Rounds, Suspended, complete, find_log
+from sparkwright.training.transports.rounds import (
+    Log,
+    RoundCheckpoints,
+    Rounds,
+    Suspended,
+    complete,
+    drop_old_logs,
+    find_log,
+)
 
 CONFIG = TrainingConfig(
-    replicas=3, hidden=(5,), dropout=0.2, optimizer="sgd", learning_rate=0.05, epochs=2, batch_size=16, refit=True
+    replicas=3, hidden=(5,), dropout=0.2, sync_every=3, optimizer="sgd", epochs=2, batch_size=16, refit=True
 )
 COLUMNS = Columns("x", "y", None, "split")
 
@@ -57,8 +66,8 @@ class Cluster:
         rows, population = self.rows(transport.hosted)
         return train_head(self.config, population, rows, transport)
 
-    def job(self, ranks: list[int] | None = None) -> Outcome | None:
-        """Run one job; None if the training is not over."""
+    def job(self, ranks: list[int] | None = None, *, dies: bool = False) -> Outcome | None:
+        """Run one job; None if the training is not over, or if the job dies before its end."""
         self.jobs += 1
         hosts = hosting(self.config.replicas, self.workers)
         log = find_log(str(self.folder), {}, {})
@@ -72,6 +81,8 @@ class Cluster:
                 )
             except Suspended as suspended:
                 parts.append(json.loads(json.dumps(suspended.part)))
+        if dies:
+            return None
         if not parts:
             return outcome
         chosen = {part["rank"]: part for part in parts}  # of several attempts the last one counts
@@ -82,6 +93,11 @@ class Cluster:
         while (outcome := self.job()) is None:
             pass
         return outcome
+
+
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)
 
 
 def same(a: Outcome, b: Outcome) -> bool:
@@ -109,5 +125,58 @@ def same(a: Outcome, b: Outcome) -> bool:
 def test_rounds_give_the_bits_of_one_process(settings: dict[str, Any], tmp_path: Path) -> None:
     config = CONFIG.replace(**settings)
     expected = Cluster(config, tmp_path, 1).in_process()
-    for workers in (1, 2, 3):
+    for workers in (1, 2, 3) if not settings else (2,):
         assert same(Cluster(config, tmp_path / str(workers), workers).train(), expected)
+
+
+def test_tasks_that_run_twice_jobs_that_die_and_other_numbers_of_workers_change_no_bit(tmp_path: Path) -> None:
+    config = CONFIG.replace(compression="int8", refit=False)
+    expected = Cluster(config, tmp_path, 1).in_process()
+    cluster = Cluster(config, tmp_path / "run", 3)
+    outcome = None
+    while outcome is None:
+        cluster.workers = 1 + cluster.jobs % 3
+        ranks = list(range(cluster.workers))
+        cluster.job(dies=True)  # its tasks have left their files, and nothing is committed
+        outcome = cluster.job(ranks=[*ranks, *reversed(ranks)])
+    assert same(outcome, expected)
+
+
+def test_every_sync_is_a_checkpoint_and_logs_stay_short(tmp_path: Path) -> None:
+    cluster = Cluster(CONFIG.replace(refit=False, calibrate=False), tmp_path, 2)
+    seen = []
+    while cluster.job() is None:
+        log = find_log(str(tmp_path), {}, {})
+        drop_old_logs(log)
+        seen.append((log.begin, len(log.seconds)))
+    assert seen == [
+        *((None, 1), (None, 2), (None, 3)),  # the moments in two passes, the rows of each replica
+        (None, 4),  # the first sync; steps 4 of 4 are trained when it is a checkpoint
+        ("selection-00001-00000003", 1),
+        ("selection-00001-00000004", 1),  # the losses of the epoch
+        ("selection-00001-00000004", 2),
+        ("selection-00002-00000003", 1),
+        ("selection-00002-00000004", 1),
+    ]
+    assert [path.name for path in (tmp_path / "rounds").iterdir()] == ["selection-00002-00000004"]
+
+
+@pytest.mark.parametrize("what", ["sum", "manifest", "replica"])
+def test_a_damaged_sum_is_given_up_and_made_again(tmp_path: Path, what: str) -> None:
+    config = CONFIG.replace(refit=False, calibrate=False)
+    expected = Cluster(config, tmp_path, 1).in_process()
+    cluster = Cluster(config, tmp_path / "run", 2)
+    for _ in range(6):
+        assert cluster.job() is None
+    log = find_log(str(cluster.folder), {}, {})
+    path = next(path for path in Path(log.folder(len(log.seconds) - 1)).iterdir() if path.name.startswith(what))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(WorkerError, match=r"The sum .* is damaged and was given up"):
+        cluster.job()
+    assert same(cluster.train(), expected)
+
+
+def test_a_round_whose_workers_stand_at_different_sums_is_refused(tmp_path: Path) -> None:
+    parts = [{"rank": rank, "begin": None, "number": rank} for rank in range(2)]
+    with pytest.raises(WorkerError, match=r"different sums \(rank 0 at None/0, rank 1 at None/1\)"):
+        complete(parts, 2, None, Log(str(tmp_path)))
