@@ -1,0 +1,227 @@
+"""What does a sync cost: how many bytes, how many seconds, with how many workers?
+
+    python benchmarks/sync_cost.py [--parameters 1 25 138] [--workers 1 2 4 8] [--compression int8]
+
+Workers are processes of this machine that host one replica each and talk over gloo on loopback, through the very
+transport that a gang uses; a sync sums one float32 vector as long as the weights (averaging with an optimiser of s
+vectors of state sums 1 + s such vectors at a time). Seconds are medians over syncs of the slowest worker's.
+
+The model. A sync takes ``ceil(log2 W)`` levels up to rank 0 and as many down, each one transfer of the B bytes at
+bandwidth b after a latency l; adding what came takes B / a:
+
+    seconds = 2 · ceil(log2 W) · (l + B / b) + ceil(log2 W) · B / a
+
+On one machine the transfers of a level share its cores: one that can carry `lanes` of them at a time takes
+``ceil(transfers / lanes)`` turns for a level. Latency and bandwidth are measured with two processes that pass vectors
+to and fro; so the syncs of 2, 4 and 8 workers, which the model foretells, test it.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, multiprocessing
+
+from sparkwright.models import library_versions
+from sparkwright.training.compression import make_codec
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.transports._base import hosting
+from sparkwright.training.transports.gang import Gang
+
+PING_BYTES = (4, 1 << 20, 64 << 20)
+SECONDS_AT_MOST = 4.0  # for the syncs of one measurement, about
+LIMIT_S = 120  # for one measurement
+
+
+class Barrier:
+    """Stands for Spark's barrier task: the ranks of one machine, whose messages go through queues."""
+
+    def __init__(self, rank: int, boxes: Sequence["Queue[tuple[int, str]]"]) -> None:
+        self._rank, self._boxes = rank, boxes
+
+    def partitionId(self) -> int:  # noqa: N802  Spark's names
+        return self._rank
+
+    def getTaskInfos(self) -> list[Any]:
+        return [argparse.Namespace(address="127.0.0.1:0") for _ in self._boxes]
+
+    def allGather(self, message: str = "") -> list[str]:  # noqa: N802
+        for box in self._boxes:
+            box.put((self._rank, message))
+        return [text for _, text in sorted(self._boxes[self._rank].get(timeout=LIMIT_S) for _ in self._boxes)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=float, nargs="+", default=[1, 25, 138], help="in millions")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--compression", nargs="*", default=["float16", "int8"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sync_cost.json")
+    given = parser.parse_args()
+    link = measure_link()
+    add = measure_add()
+    report: dict[str, Any] = {
+        "versions": library_versions(),
+        "hardware": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "latency_s": link["latency_s"],
+        "bandwidth": link["bandwidth"],
+        "add": add,
+        "lanes": max(1, (os.cpu_count() or 1) // 2),
+        "syncs": [],
+    }
+    print(json.dumps({name: report[name] for name in ("latency_s", "bandwidth", "add", "lanes")}), flush=True)
+    for millions in given.parameters:
+        for workers in given.workers:
+            for compression in (None, *given.compression):
+                row = sync(int(millions * 1e6), workers, compression)
+                if compression is None:
+                    row["model_s"] = model_s(4 * int(millions * 1e6), workers, report)
+                report["syncs"].append(row)
+                print(json.dumps(row), flush=True)
+                given.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def model_s(size: int, workers: int, report: dict[str, Any]) -> float:
+    """Return the seconds that the model foretells for a sync of `size` bytes on one machine."""
+    seconds, transfer = 0.0, report["latency_s"] + size / report["bandwidth"]
+    for level in range(math.ceil(math.log2(workers))):
+        pairs = math.ceil((workers - (1 << level)) / (2 << level))
+        turns = math.ceil(pairs / report["lanes"])
+        seconds += turns * (2 * transfer + size / report["add"])
+    return seconds
+
+
+def measure_link() -> dict[str, float]:
+    """Return latency in seconds and bandwidth in bytes a second between two processes."""
+    found = gang(2, _ping)[0]
+    latency = found[PING_BYTES[0]]
+    return {"latency_s": latency, "bandwidth": PING_BYTES[-1] / (found[PING_BYTES[-1]] - latency)}
+
+
+def measure_add() -> float:
+    """Return how many bytes of a vector are added to another in a second, by one thread."""
+    torch.set_num_threads(1)
+    left, right = torch.zeros(16 << 20), torch.zeros(16 << 20)
+    return left.nbytes / timed(lambda: left.add_(right), 2.0)[0]
+
+
+def sync(parameters: int, workers: int, compression: str | None) -> dict[str, Any]:
+    """Return what one sum over as many replicas as workers costs."""
+    found = gang(workers, _sync, parameters, compression)
+    return {
+        "parameters": parameters,
+        "workers": workers,
+        "compression": compression,
+        "seconds": max(one["seconds"] for one in found),
+        "syncs": found[0]["syncs"],
+        "bytes_all": sum(one["bytes"] for one in found),
+        "bytes_rank0": found[0]["bytes"],
+    }
+
+
+def gang(workers: int, work: Callable[..., Any], *parameters: Any) -> list[Any]:
+    """Run `work(gang, *parameters)` in so many processes; return what each gave."""
+    context = multiprocessing.get_context("spawn")
+    boxes = [context.Queue() for _ in range(workers)]
+    results = context.Queue()
+    processes = [
+        context.Process(target=_worker, args=(rank, boxes, results, work, parameters)) for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    found = {}
+    while len(found) < workers:
+        rank, found[rank] = results.get(timeout=LIMIT_S)
+        if isinstance(found[rank], Exception):
+            for process in processes:
+                process.kill()
+            raise found[rank]
+    for process in processes:
+        process.join()
+    return [found[rank] for rank in range(workers)]
+
+
+def _worker(
+    rank: int, boxes: Sequence["Queue[tuple[int, str]]"], results: "Queue[Any]", work: Any, parameters: Any
+) -> None:
+    torch.set_num_threads(1)
+    barrier = Barrier(rank, boxes)
+    try:
+        with Gang(barrier, hosting(len(boxes), len(boxes))) as joined:
+            results.put((rank, work(joined, *parameters)))
+            barrier.allGather()  # nobody leaves while another still needs its connection
+    except Exception as error:
+        results.put((rank, error))
+        raise
+
+
+def _ping(joined: Gang) -> dict[int, float]:
+    """Return the seconds of one way, by size."""
+    seconds = {}
+    for size in PING_BYTES:
+        ball = torch.zeros(size // 4)
+
+        def once(ball: Tensor = ball) -> None:
+            if joined.rank == 0:
+                joined._send(ball, 1)
+                joined._receive(ball, 1)
+            else:
+                joined._receive(ball, 0)
+                joined._send(ball, 0)
+
+        once()
+        turns = 200 if size < 1 << 16 else 10
+        started = [time.perf_counter()]
+        for _ in range(turns):
+            once()
+            started.append(time.perf_counter())
+        seconds[size] = statistics.median(b - a for a, b in itertools.pairwise(started)) / 2
+    return seconds
+
+
+def _sync(joined: Gang, parameters: int, compression: str | None) -> dict[str, float]:
+    part = torch.randn(parameters) * 1e-3
+    own = torch.empty_like(part)
+    codec = make_codec(compression, TrainingConfig().compression_share)
+
+    def once() -> None:
+        own.copy_(part)
+        started = time.perf_counter()
+        joined.tree_sum([own], codec)
+        taken.append(time.perf_counter() - started)
+
+    taken: list[float] = []
+    once()  # connects, and touches the memory
+    milliseconds = joined.agree(int(1000 * taken[0]))
+    turns = max(3, min(50, int(1000 * SECONDS_AT_MOST / max(1, milliseconds))))
+    taken.clear()
+    before = joined.sent_bytes
+    for _ in range(turns):
+        joined.agree(0)  # all begin together
+        once()
+    return {"seconds": statistics.median(taken), "syncs": turns, "bytes": (joined.sent_bytes - before) // turns}
+
+
+def timed(call: Callable[[], Any], seconds: float) -> tuple[float, int]:
+    """Return the median seconds of a call, and how many were made."""
+    call()
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken), len(taken)
+
+
+if __name__ == "__main__":
+    main()
