@@ -35,6 +35,7 @@ _HOME = {
     "featurize": "sparkwright.scoring.features",
     "find_duplicates": "sparkwright.data.splits",
     "fit_arrays": "sparkwright.training.arrays",
+    "fit_table": "sparkwright.training.arrays",
     "load_network": "sparkwright.networks.catalogue",
     "mlp": "sparkwright.networks.mlp",
     "open_features": "sparkwright.scoring.feature_set",

@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 from sparkwright.errors import InputError, NameUnknownError
 from sparkwright.models import Model
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.estimators import MLPClassificationModel, MLPClassifier, MLPRegressor
+from sparkwright.training.estimators import MLPClassifier, MLPRegressor
+from sparkwright.training.trained_models import MLPClassificationModel
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -48,7 +49,7 @@ def test_params_reach_the_configuration(spark: SparkSession) -> None:
 
 def test_an_unknown_param_is_named_with_the_closest(spark: SparkSession) -> None:
     with pytest.raises(
-        NameUnknownError, match=r"MLPClassifier cannot be .*: there is no Param `learning_rate`\. Did you mean `learningRate`"
+        NameUnknownError, match=r"MLPClassifier cannot be .* no Param `learning_rate`\. Did you mean `learningRate`"
     ):
         MLPClassifier(learning_rate=0.1)
 

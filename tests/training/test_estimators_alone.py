@@ -14,11 +14,13 @@ import pytest
 from pyspark.ml import Pipeline
 
 from sparkwright.errors import ColumnError, ErrorRateError, InputError, NameUnknownError
+from sparkwright.events import EpochEnded, Event, Warned
 from sparkwright.models import Model
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_arrays, fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.estimators import MLPClassificationModel, MLPClassifier, MLPRegressor, to_model
+from sparkwright.training.estimators import MLPClassifier, MLPRegressor
+from sparkwright.training.trained_models import MLPClassificationModel, to_model
 
 FLOWERS = ["petal_length", "petal_width", "sepal"]
 
@@ -303,6 +305,48 @@ def test_a_table_and_arrays_give_the_same_weights(table: pd.DataFrame) -> None:
     config = TrainingConfig(epochs=3)
     by_name = to_model(fit_table(table, config, features=FLOWERS, label="kind"))
     assert digest(by_name) == digest(to_model(fit_arrays(table[FLOWERS], table["kind"], config)))
+
+
+def test_a_training_that_was_interrupted_goes_on_in_its_run_folder(table: pd.DataFrame, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"features": FLOWERS, "label": "kind", "run": str(tmp_path), "checkpoint_s": 0}
+    config = TrainingConfig(epochs=6, validation_fraction=0.2, refit=True)
+    told: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, EpochEnded) and event.epoch == 4 and len(told) < 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_table(table, config, **shared, emit=interrupt)
+    assert list((tmp_path / "checkpoints").iterdir())
+    with pytest.raises(InputError, match=r"holds checkpoints of another training.*config.seed: 0 → 1"):
+        fit_table(table, config.replace(seed=1), **shared)
+    with pytest.raises(InputError, match=r"holds checkpoints of another training.*data.train: "):
+        fit_table(table.iloc[1:], config, **shared)
+    told.clear()
+    told.extend([Warned("")] * 20)
+    result = fit_table(table, config, **shared, emit=interrupt)
+    assert next(event.epoch for event in told if isinstance(event, EpochEnded)) >= 4
+    assert digest(to_model(result)) == digest(to_model(fit_table(table, config, features=FLOWERS, label="kind")))
+    assert [event.epoch for event in result.history] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_settings_of_the_run_are_checked_with_the_others(table: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        classifier(transport="round", runDir=tmp_path, checkpointSeconds=-1, memoryMib=0, stallLimitSeconds=0).fit(
+            table
+        )
+    assert caught.value.problems == (
+        "`transport` must be gang or rounds, not 'round'. Did you mean `rounds`?",
+        "`memoryMib` must be at least 1, not 0.",
+        "`checkpointSeconds` must be at least 0, not -1.0.",
+        "`stallLimitSeconds` must be at least 1, not 0.0.",
+        f"`runDir` must be the path of a folder, as text, not {tmp_path!r}.",
+    )
+    with pytest.raises(InputError, match="`transport` rounds needs a `runDir`"):
+        classifier(transport="rounds").fit(table)
 
 
 def test_an_estimator_with_a_model_in_memory_is_not_saved(model: MLPClassificationModel, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, ignore
+from sparkwright.locks import locked
 from sparkwright.models import Model
+from sparkwright.training.checkpoints import FOLDER, Checkpoints, newest, training_fingerprint
 from sparkwright.training.columns import Columns, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import Encoding
@@ -44,6 +47,8 @@ def fit_table(
     classes: Sequence[str] | None = None,
     invalid: Invalid = "error",
     initial: Model | None = None,
+    run: str | None = None,
+    checkpoint_s: float = 60.0,
     emit: Emit = ignore,
 ) -> TrainingResult:
     """Train a head on a table that this process holds; the weights are those of `train` on the same rows, bit for bit.
@@ -60,11 +65,16 @@ def fit_table(
         classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
+        run: A run's folder (path or URI) for checkpoints, from which the next call goes on if this process dies; None
+            keeps none.
+        checkpoint_s: Seconds between two checkpoints.
         emit: What takes the events.
 
     Raises:
         ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
-        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite.
+        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite; checkpoints of another
+            configuration or other data in the run folder.
+        ExistsError: Another process trains in the run folder.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -79,7 +89,15 @@ def fit_table(
     check_columns(columns, rows.schema, column_names(table), config.task)
     if split is not None:
         rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
-    return _fit([rows], config, columns, classes, invalid, initial, emit, started)
+    begin = None if initial is None else Initial.of(initial, config)
+    if run is None:
+        return _fit([rows], config, columns, classes, invalid, emit, started, begin)
+    folder = storage.join(storage.to_uri(run), FOLDER)
+    with locked(folder):
+        kept = Checkpoints(folder, newest(folder), checkpoint_s)
+        result = _fit([rows], config, columns, classes, invalid, emit, started, begin, kept)
+        storage.remove(folder)
+    return result
 
 
 def fit_arrays(
@@ -124,7 +142,7 @@ def fit_arrays(
         check_columns(columns, table.schema, table.column_names, config.task)
     if tables[0].num_rows and len({table.schema.field("x").type for table in tables}) > 1:
         raise InputError("Training and validation rows must have the same number of features.")
-    return _fit(tables, config, columns, classes, invalid, None, emit, started)
+    return _fit(tables, config, columns, classes, invalid, emit, started)
 
 
 def _fit(
@@ -133,14 +151,14 @@ def _fit(
     columns: Columns,
     classes: Sequence[str] | None,
     invalid: Invalid,
-    model: Model | None,
     emit: Emit,
     started: float,
+    initial: Initial | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train on the rows of tables, all replicas in this process."""
     if invalid not in ("error", "skip"):
         raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
-    initial = None if model is None else Initial.of(model, config)
     transport = InProcess(config.replicas)
     encoding = Encoding(columns, config.task, config.seed, (0,) * config.replicas, config.validation_fraction)
     store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()))
@@ -150,8 +168,11 @@ def _fit(
     kind = label_kind(tables[0].schema.field(columns.label).type)
     allowed = allowed_classes(classes, initial)
     population = examine(store.census, config, columns, kind, allowed, invalid)
+    if checkpoints is not None:
+        data = population.fingerprint() | ({} if initial is None else {"initial": initial.fingerprint()})
+        checkpoints.fingerprint = training_fingerprint(config, data)
     seconds = {"rows": time.perf_counter() - started}
-    outcome = train_head(config, population, store.finish(population.width), transport, emit, initial=initial)
+    outcome = train_head(config, population, store.finish(population.width), transport, emit, checkpoints, initial)
     return TrainingResult.build(
         config,
         kind,

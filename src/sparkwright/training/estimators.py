@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 from pyspark.ml import Estimator
@@ -14,19 +14,27 @@ from pyspark.sql import DataFrame
 
 from sparkwright.data.local import column_names, is_local, to_arrow
 from sparkwright.errors import ColumnError, InputError, NameUnknownError, did_you_mean
-from sparkwright.events import EpochEnded, Event
 from sparkwright.models import Model
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.columns import Columns, arrow_schema, check_columns
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import MEMORY_MIB, TrainingResult, train
+from sparkwright.training.fit import (
+    CHECKPOINT_S,
+    MEMORY_MIB,
+    STALL_LIMIT_S,
+    TRANSPORTS,
+    train,
+)
+from sparkwright.training.trained_models import (
+    MLPClassificationModel,
+    MLPRegressionModel,
+    TrainedModel,
+    to_model,
+)
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["MLPClassificationModel", "MLPClassifier", "MLPRegressionModel", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor"]
 
 # Param → field of TrainingConfig, which also has its default.
 _SHARED = {
@@ -98,56 +106,11 @@ def _param(name: str, doc: str, converter: Any) -> Any:
     return Param(Params._dummy(), name, doc, converter)
 
 
-class _TrainedModel(ModelTransformer):
-    """What both kinds of trained model share."""
-
-    @property
-    def history(self) -> "pd.DataFrame":
-        """The epochs of the selection, in order: one row each.
-
-        Columns: ``epoch``, ``train_loss``; ``train_…`` and ``validation_…`` for each metric that was measured;
-        ``learning_rate``, ``rows``, ``seconds``, ``sync_share``, ``best`` (whether it was the best so far).
-        """
-        import pandas as pd
-
-        events = [Event.from_dict(event) for event in self.getModel().lineage["training"]["history"]]
-        return pd.DataFrame([_history_row(event) for event in events if isinstance(event, EpochEnded)])
-
-    @property
-    def bestEpoch(self) -> int:  # noqa: N802  as Spark's models name their attributes
-        """The epoch that the validation rows chose; the last without them."""
-        return int(self.getModel().lineage["training"]["best_epoch"])
-
-
-def _history_row(event: EpochEnded) -> dict[str, Any]:
-    metrics = {f"train_{name}": value for name, value in event.training.items()}
-    metrics |= {f"validation_{name}": value for name, value in event.validation.items()}
-    named = ("learning_rate", "rows", "seconds", "sync_share", "best")
-    rest = {name: getattr(event, name) for name in named}
-    return {"epoch": event.epoch, "train_loss": event.train_loss, **metrics, **rest}
-
-
-class MLPClassificationModel(_TrainedModel):
-    """Adds a trained classifier's predictions to features; see `ModelTransformer` for the columns.
-
-    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
-    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
-    """
-
-
-class MLPRegressionModel(_TrainedModel):
-    """Adds a trained regression's predictions to features; see `ModelTransformer` for the columns.
-
-    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
-    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
-    """
-
-
 class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
     """What classifier and regressor share. The Params' defaults are those of `TrainingConfig`."""
 
     task: ClassVar[str]
-    model_class: ClassVar[type[_TrainedModel]]
+    model_class: ClassVar[type[TrainedModel]]
     fields: ClassVar[dict[str, str]] = _SHARED
 
     featuresCol = _param("featuresCol", "column of vectors or arrays of numbers", TypeConverters.toString)
@@ -190,6 +153,10 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     numWorkers = _param("numWorkers", "tasks that train; None: as replicas and slots allow", _whole_or_none)
     handleInvalid = _param("handleInvalid", "rows that cannot be trained on: error or skip", TypeConverters.toString)
     initialModel = _param("initialModel", "model to go on from, or its path; None: random weights", _to_initial)
+    transport = _param("transport", "gang: workers that talk; rounds: Spark jobs", TypeConverters.toString)
+    runDir = _param("runDir", "folder for checkpoints, to go on from; None: none", _anything)
+    checkpointSeconds = _param("checkpointSeconds", "seconds between two checkpoints", TypeConverters.toFloat)
+    stallLimitSeconds = _param("stallLimitSeconds", "how long a worker may stall", TypeConverters.toFloat)
     memoryMib = _param("memoryMib", "features that a worker keeps in memory, in MiB", TypeConverters.toInt)
 
     def __init__(self, **params: Any) -> None:
@@ -205,6 +172,10 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             numWorkers=None,
             handleInvalid="error",
             initialModel=None,
+            transport="gang",
+            runDir=None,
+            checkpointSeconds=CHECKPOINT_S,
+            stallLimitSeconds=STALL_LIMIT_S,
             memoryMib=MEMORY_MIB,
             **{param: _plain(getattr(config, field)) for param, field in self.fields.items()},
         )
@@ -278,7 +249,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             )
         return super().fit(dataset, params)
 
-    def _fit(self, dataset: Any) -> _TrainedModel:
+    def _fit(self, dataset: Any) -> TrainedModel:
         """Train on a gang of workers, or in this process for a table without Spark; see `train` and `fit_table`."""
         config, columns, types = self._checked(dataset)
         initial = self.getOrDefault(self.initialModel)
@@ -289,6 +260,8 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             "split": columns.split,
             "invalid": self.getOrDefault(self.handleInvalid),
             "initial": Model.load(initial) if isinstance(initial, str) else initial,
+            "run": self.getOrDefault(self.runDir),
+            "checkpoint_s": self.getOrDefault(self.checkpointSeconds),
         }
         alone = len(columns.features) == 1 and pa.types.is_nested(types.field(columns.features[0]).type)
         key = None
@@ -297,6 +270,8 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
                 dataset,
                 config,
                 num_workers=self.getOrDefault(self.numWorkers),
+                transport=self.getOrDefault(self.transport),
+                stall_limit_s=self.getOrDefault(self.stallLimitSeconds),
                 memory_mib=self.getOrDefault(self.memoryMib),
                 **common,
             )
@@ -329,11 +304,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             problems += error.problems
         if named is not None and self.isSet(self.featuresCol):
             problems.append("`featuresCol` and `featuresCols` are both set; leave one out.")
-        invalid, memory = self.getOrDefault(self.handleInvalid), self.getOrDefault(self.memoryMib)
-        if invalid not in ("error", "skip"):
-            problems.append(f"`handleInvalid` must be error or skip, not {invalid!r}.")
-        if memory < 1:
-            problems.append(f"`memoryMib` must be at least 1, not {memory}.")
+        problems += self._run_problems()
         types, wrong = pa.schema([]), []
         try:
             types = _types(dataset, columns, self.task)
@@ -343,6 +314,26 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             kind = InputError if problems else ColumnError
             raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)
         return config, columns, types
+
+    def _run_problems(self) -> list[str]:
+        """Return what is wrong with the Params that the result does not depend on."""
+        problems = []
+        for param, known in ((self.handleInvalid, ("error", "skip")), (self.transport, TRANSPORTS)):
+            value = self.getOrDefault(param)
+            if value not in known:
+                problems.append(
+                    f"`{param.name}` must be {' or '.join(known)}, not {value!r}.{did_you_mean(value, known)}"
+                )
+        for param, least in ((self.memoryMib, 1), (self.checkpointSeconds, 0), (self.stallLimitSeconds, 1)):
+            value = self.getOrDefault(param)
+            if not value >= least:
+                problems.append(f"`{param.name}` must be at least {least}, not {value}.")
+        run = self.getOrDefault(self.runDir)
+        if run is not None and not isinstance(run, str):
+            problems.append(f"`runDir` must be the path of a folder, as text, not {run!r}.")
+        if run is None and self.getOrDefault(self.transport) == "rounds":
+            problems.append("`transport` rounds needs a `runDir`, a folder that driver and workers share.")
+        return problems
 
 
 def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
@@ -366,33 +357,6 @@ def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
         raise InputError.listing("The table cannot be read", [problem])
     check_columns(columns, types, names, task)
     return types
-
-
-def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Model:
-    """Return the model of features that a training gave; its lineage tells how.
-
-    Args:
-        result: What `train` or `fit_arrays` returned.
-        features: What the features are; a model refuses others.
-    """
-    training = {
-        "config": result.config.to_dict(),
-        "best_epoch": result.best_epoch,
-        "temperature": result.temperature,
-        "sync_every": result.sync_every,
-        "history": [event.to_dict() for event in result.history],
-        "rows": result.rows,
-        "skipped": result.skipped,
-        "seconds": result.seconds,
-    }
-    return Model(
-        network=None,
-        head=result.head,
-        task="regression" if result.config.task == "regression" else "classification",
-        classes=result.classes,
-        metrics={"validation": result.validation} if result.validation else {},
-        lineage={"training": training} | ({"features": features.to_dict()} if features is not None else {}),
-    )
 
 
 def _plain(value: Any) -> Any:
@@ -419,6 +383,12 @@ class MLPClassifier(_MLPEstimator):
         handleInvalid: ``"error"``, or ``"skip"`` to leave out rows that cannot be trained on.
         initialModel: A model, or where one was saved, whose head has the same layers and classes: training goes on from
             its weights.
+        transport: ``"gang"``: workers that live all the time and talk to each other; ``"rounds"``: ordinary Spark jobs,
+            without open ports and for dynamic allocation. The result is the same.
+        runDir: Folder for checkpoints (path or URI) that driver and workers share. A training that was interrupted
+            goes on there when it is fitted again; one of another configuration or other rows is refused.
+        checkpointSeconds: Seconds between two checkpoints.
+        stallLimitSeconds: How long a worker may neither take a step nor wait for others.
         memoryMib: Features that a worker keeps in memory; more are memory-mapped.
 
     Example:

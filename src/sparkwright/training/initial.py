@@ -1,5 +1,6 @@
 """Go on from a model: its head's weights are where a training begins."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Initial:
         """Send the weights to the executors; return the name that `shipped` finds them by."""
         with tempfile.TemporaryDirectory(prefix="sparkwright-") as folder:
             path = Path(folder) / "initial.safetensors"
-            path.write_bytes(save(self.weights, {"classes": json.dumps(self.classes)}))
+            path.write_bytes(self._to_bytes())
             return ship_file(spark, path)
 
     @staticmethod
@@ -57,6 +58,14 @@ class Initial:
         with safe_open(shipped_path(name), "numpy") as file:
             classes = json.loads(file.metadata()["classes"])
             return Initial({key: file.get_tensor(key) for key in file.keys()}, tuple(classes))  # noqa: SIM118  no mapping
+
+    def fingerprint(self) -> str:
+        """Return what tells these weights from others."""
+        return hashlib.sha256(self._to_bytes()).hexdigest()[:16]
+
+    def _to_bytes(self) -> bytes:
+        content: bytes = save(self.weights, {"classes": json.dumps(self.classes)})
+        return content
 
     @staticmethod
     def of(model: Model, config: TrainingConfig) -> "Initial":

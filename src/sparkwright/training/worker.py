@@ -127,8 +127,8 @@ class TrainingJob:
 
     def fingerprint(self, population: Population) -> dict[str, Any]:
         """Return what this training must have in common with those who go on with it."""
-        data = population.fingerprint() | ({} if self.initial is None else {"initial": self.initial})
-        return training_fingerprint(self.config, data)
+        begin = {} if self.initial is None else {"initial": self.initial.partition("-")[0]}
+        return training_fingerprint(self.config, population.fingerprint() | begin)
 
 
 def _beating(batches: Iterator[pa.RecordBatch], gang: Gang) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,86 @@
+"""What the estimators give: stages that add a trained head's predictions."""
+
+from typing import TYPE_CHECKING, Any
+
+from sparkwright.events import EpochEnded, Event
+from sparkwright.models import Model
+from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.model_transformer import ModelTransformer
+from sparkwright.training.result import TrainingResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MLPClassificationModel", "MLPRegressionModel", "TrainedModel", "to_model"]
+
+
+class TrainedModel(ModelTransformer):
+    """What both kinds of trained model share."""
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """The epochs of the selection, in order: one row each.
+
+        Columns: ``epoch``, ``train_loss``; ``train_…`` and ``validation_…`` for each metric that was measured;
+        ``learning_rate``, ``rows``, ``seconds``, ``sync_share``, ``best`` (whether it was the best so far).
+        """
+        import pandas as pd
+
+        events = [Event.from_dict(event) for event in self.getModel().lineage["training"]["history"]]
+        return pd.DataFrame([_history_row(event) for event in events if isinstance(event, EpochEnded)])
+
+    @property
+    def bestEpoch(self) -> int:  # noqa: N802  as Spark's models name their attributes
+        """The epoch that the validation rows chose; the last without them."""
+        return int(self.getModel().lineage["training"]["best_epoch"])
+
+
+def _history_row(event: EpochEnded) -> dict[str, Any]:
+    metrics = {f"train_{name}": value for name, value in event.training.items()}
+    metrics |= {f"validation_{name}": value for name, value in event.validation.items()}
+    named = ("learning_rate", "rows", "seconds", "sync_share", "best")
+    rest = {name: getattr(event, name) for name in named}
+    return {"epoch": event.epoch, "train_loss": event.train_loss, **metrics, **rest}
+
+
+class MLPClassificationModel(TrainedModel):
+    """Adds a trained classifier's predictions to features; see `ModelTransformer` for the columns.
+
+    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
+    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
+    """
+
+
+class MLPRegressionModel(TrainedModel):
+    """Adds a trained regression's predictions to features; see `ModelTransformer` for the columns.
+
+    `transform` takes what `fit` took: DataFrames of Spark, or tables of pandas, Arrow and NumPy. `getModel` gives the
+    `Model`, to save without Spark or to put on its network; `history` the epochs of the training as a DataFrame.
+    """
+
+
+def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Model:
+    """Return the model of features that a training gave; its lineage tells how.
+
+    Args:
+        result: What `train` or `fit_arrays` returned.
+        features: What the features are; a model refuses others.
+    """
+    training = {
+        "config": result.config.to_dict(),
+        "best_epoch": result.best_epoch,
+        "temperature": result.temperature,
+        "sync_every": result.sync_every,
+        "history": [event.to_dict() for event in result.history],
+        "rows": result.rows,
+        "skipped": result.skipped,
+        "seconds": result.seconds,
+    }
+    return Model(
+        network=None,
+        head=result.head,
+        task="regression" if result.config.task == "regression" else "classification",
+        classes=result.classes,
+        metrics={"validation": result.validation} if result.validation else {},
+        lineage={"training": training} | ({"features": features.to_dict()} if features is not None else {}),
+    )
