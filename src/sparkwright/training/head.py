@@ -171,7 +171,7 @@ def _fit(
     moments = (
         Moments.from_notes(saved.facts["notes"]["moments"])
         if saved is not None
-        else measure_moments(rows, sides, weights, transport)
+        else measure_moments(rows, sides, weights, transport, features=config.standardise)
     )
     task = _task(config, factors, moments)
     module = build_head(config, population.width, task.outputs).to_module()

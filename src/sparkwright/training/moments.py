@@ -14,7 +14,7 @@ from sparkwright.training.transports._base import Transport
 
 __all__ = ["Moments", "measure_moments"]
 
-_BLOCK = 1 << 20  # values added up at a time; part of the result, because sums round
+_BLOCK = 1 << 16  # values added up at a time, few enough for a cache; part of the result, because sums round
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class Moments:
 
 
 def measure_moments(
-    rows: Mapping[int, Rows], sides: Sequence[int], weights: Mapping[int, NDArray[np.float32]], transport: Transport
+    rows: Mapping[int, Rows],
+    sides: Sequence[int],
+    weights: Mapping[int, NDArray[np.float32]],
+    transport: Transport,
+    features: bool = True,
 ) -> Moments:
     """Return the moments of some sides' rows of all replicas; a collective call.
 
@@ -65,12 +69,13 @@ def measure_moments(
         sides: Sides that count.
         weights: Of each hosted replica's rows.
         transport: Where the sums of replicas come together.
+        features: Whether the features' are wanted; else they are empty, and features are not read.
     """
     orders = {replica: own.order(sides) for replica, own in rows.items()}
 
     def total(term: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
         def parts() -> list[torch.Tensor]:
-            return [torch.from_numpy(_sum(rows[r], orders[r], weights[r], term)) for r in transport.hosted]
+            return [torch.from_numpy(_sum(rows[r], orders[r], weights[r], term, features)) for r in transport.hosted]
 
         return transport.sum_of(parts).numpy()
 
@@ -86,14 +91,19 @@ def _sum(
     order: NDArray[np.int64],
     weight: NDArray[np.float32],
     term: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    features: bool,
 ) -> NDArray[np.float64]:
     """Return rows, weight, and the sums of `term` of features and target, over one replica's rows."""
-    sums = np.zeros(3 + rows.x_NF.shape[1])
+    width = rows.x_NF.shape[1] if features else 0
+    sums = np.zeros(3 + width)
     count = max(1, _BLOCK // len(sums))
     for start in range(0, len(order), count):
         block = order[start : start + count]
-        values = np.column_stack([rows.take(block).astype(np.float64), rows.target[block]])
+        values = np.empty((len(block), width + 1))
+        if features:
+            values[:, :-1] = rows.take(block)
+        values[:, -1] = rows.target[block]
         sums[0] += len(block)
         sums[1] += weight[block].sum(dtype=np.float64)
-        sums[2:] += term(np.ascontiguousarray(values)).sum(axis=0)
+        sums[2:] += term(values).sum(axis=0)
     return sums
