@@ -62,7 +62,7 @@ def repeat(attempt: Callable[[int], T], checkpoints: str | None, limit: int, emi
 def _from(begin: str | None) -> str:
     if begin is None:
         return "from the start"
-    phase, epoch, batches = begin.split("-")
+    phase, epoch, *_, batches = begin.split("-")
     return f"from its checkpoint in the {phase} at epoch {int(epoch)} after {int(batches)} batches"
 
 

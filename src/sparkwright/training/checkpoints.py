@@ -16,6 +16,7 @@ what they write under one name has the same bits.
 import hashlib
 import json
 import math
+import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ __all__ = [
     "Snapshot",
     "age",
     "check_same",
+    "environment",
     "fingerprint_at",
     "load_file",
     "newest",
@@ -77,7 +79,7 @@ class Snapshot:
     @property
     def name(self) -> str:
         """Of its folder; names sort by time within a phase."""
-        return _name(self.phase, self.epoch, self.number)
+        return _name(self.phase, self.epoch, self.number, self.facts.get("halvings", 0))
 
 
 class Checkpoints:
@@ -89,6 +91,9 @@ class Checkpoints:
         every_s: Seconds between two of them, about. Where writing takes long they are rarer: it costs 3 % at most. 0
             keeps every sync, whatever it costs.
         fingerprint: What the training must have in common with those who go on with it: configuration and data.
+
+    Attributes:
+        warnings: How versions and processor differ from those that made what was loaded: bits may, too.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Checkpoints:
         self.begin = begin
         self.every_s = every_s
         self.fingerprint = dict(fingerprint or {})
+        self.warnings: list[str] = []
         self._last = time.monotonic()
         self._cost_s = 0.0
         self._questions = 0
@@ -128,6 +134,7 @@ class Checkpoints:
         except (FileNotFoundError, ValueError, KeyError) as error:
             storage.remove(storage.join(folder, _MANIFEST))
             raise WorkerError(f"The checkpoint {folder} is damaged and was given up: {error}") from error
+        self.warnings = differences(manifest["environment"], environment())
         return Snapshot(manifest["phase"], manifest["epoch"], manifest["number"], common, own, manifest["facts"])
 
     def due(self, transport: Transport) -> bool:
@@ -182,6 +189,7 @@ class Checkpoints:
             "number": snapshot.number,
             "facts": dict(snapshot.facts),
             "fingerprint": self.fingerprint,
+            "environment": environment(),
             "files": dict(files),
         }
         storage.write_bytes(storage.join(self.uri, snapshot.name, _MANIFEST), json.dumps(manifest).encode())
@@ -196,6 +204,14 @@ class Checkpoints:
                 storage.remove(storage.join(self.uri, name))
 
 
+def environment() -> dict[str, str]:
+    """Return what else, of the library and the machine, the last bits of a result depend on."""
+    return {
+        "torch": str(torch.__version__),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
 def newest(uri: str) -> str | None:
     """Return the name of the newest checkpoint in a folder, None if there is none."""
     return next(iter(_whole(uri)), None)
@@ -203,11 +219,11 @@ def newest(uri: str) -> str | None:
 
 def newest_for_all(uri: str, transport: Transport) -> str | None:
     """Return in every process what is the newest checkpoint for rank 0. A collective call."""
-    place = [0, 0, 0]
+    place = [0, 0, 0, 0]
     name = newest(uri) if transport.rank == 0 else None
     if name is not None:
-        phase, epoch, number = name.split("-")
-        place = [1 + _PHASES.index(phase), int(epoch), int(number)]
+        phase, epoch, *halvings, number = name.split("-")
+        place = [1 + _PHASES.index(phase), int(epoch), int(number), *(int(text[1:]) for text in halvings or ["r0"])]
     place = [transport.agree(word) for word in place]
     return _name(_PHASES[place[0] - 1], *place[1:]) if place[0] else None
 
@@ -249,8 +265,9 @@ def fingerprint_at(uri: str) -> dict[str, Any]:
     return dict(_manifest(uri, name)["fingerprint"]) if name is not None else {}
 
 
-def _name(phase: str, epoch: int, number: int) -> str:
-    return f"{phase}-{epoch:05d}-{number:08d}"
+def _name(phase: str, epoch: int, number: int, halvings: int) -> str:
+    # An epoch that was begun anew, with half the rate, comes after what it replaces.
+    return f"{phase}-{epoch:05d}-" + (f"r{halvings:02d}-" if halvings else "") + f"{number:08d}"
 
 
 def _names(uri: str) -> list[str]:

@@ -9,7 +9,17 @@ from typing import Any, Literal, Self, cast
 
 from sparkwright.errors import InputError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "COMPRESSIONS", "METRICS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainingConfig"]
+__all__ = [
+    "ACTIVATIONS",
+    "COMPRESSIONS",
+    "METRICS",
+    "NOT_FINITE",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "STRATEGIES",
+    "TASKS",
+    "TrainingConfig",
+]
 
 TASKS = ("classification", "regression")
 ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
@@ -17,6 +27,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 STRATEGIES = ("averaging", "all_reduce", "outer")
 COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
+NOT_FINITE = ("stop", "retry")
 
 # Task → metric of the validation rows → whether less or more of it is better.
 METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
@@ -78,6 +89,11 @@ class TrainingConfig:
         validation_fraction: Share of the training rows, about, that validate instead. A row's content and the seed
             decide, so that equal rows stay together. Where a column names the sides: of its training rows.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
+        time_limit_s: Seconds after which the selection ends with the epoch that it is in; the result then depends on
+            how fast the cluster was. None sets no limit.
+        on_not_finite: When a loss becomes NaN or infinite: ``"stop"`` with the step, replica and keys of the batch's
+            rows, or ``"retry"`` the epoch from its beginning with half the rate, at most ten times; then a mean loss
+            above 1,000 counts as infinite, too.
         seed: Of weights, shards, order and dropout.
         threads: CPU threads a replica computes with. Part of the result: sums of several threads round differently.
 
@@ -116,6 +132,8 @@ class TrainingConfig:
     calibrate: bool = True
     validation_fraction: float = 0.0
     standardise: bool = True
+    time_limit_s: float | None = None
+    on_not_finite: str = "stop"
     seed: int = 0
     threads: int = 1
 
@@ -204,6 +222,7 @@ class TrainingConfig:
             "schedule": SCHEDULES,
             "strategy": STRATEGIES,
             "compression": (None, *COMPRESSIONS),
+            "on_not_finite": NOT_FINITE,
         }
         if self.task in METRICS:
             choices["monitor"] = tuple(METRICS[self.task])
@@ -290,11 +309,19 @@ _RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("validation_fraction", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
     ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("time_limit_s", "None or above 0", lambda v: v > 0),
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
     ("threads", "a whole number of at least 1", lambda v: v >= 1),
 )
 # Setting → what may stand there instead of a number.
-_INSTEAD = {"dropout": None, "learning_rate": None, "weight_decay": None, "patience": None, "sync_every": "auto"}
+_INSTEAD = {
+    "dropout": None,
+    "learning_rate": None,
+    "weight_decay": None,
+    "patience": None,
+    "sync_every": "auto",
+    "time_limit_s": None,
+}
 _WHOLE = cast(
     frozenset[str],
     frozenset(name for name, wanted, _ in _RANGES if "whole number" in wanted),

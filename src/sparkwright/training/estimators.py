@@ -65,6 +65,8 @@ _SHARED = {
     "refit": "refit",
     "validationFraction": "validation_fraction",
     "standardise": "standardise",
+    "timeLimitSeconds": "time_limit_s",
+    "onNotFinite": "on_not_finite",
     "seed": "seed",
     "threads": "threads",
 }
@@ -148,6 +150,8 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     refit = _param("refit", "train again on train and validation rows", TypeConverters.toBoolean)
     validationFraction = _param("validationFraction", "share of training rows that validate", TypeConverters.toFloat)
     standardise = _param("standardise", "shift and scale features", TypeConverters.toBoolean)
+    timeLimitSeconds = _param("timeLimitSeconds", "after which the selection ends; None: no limit", _number_or_none)
+    onNotFinite = _param("onNotFinite", "loss of NaN or infinity: stop or retry", TypeConverters.toString)
     seed = _param("seed", "of weights, shards, order and dropout", TypeConverters.toInt)
     threads = _param("threads", "CPU threads a replica computes with", TypeConverters.toInt)
     numWorkers = _param("numWorkers", "tasks that train; None: as replicas and slots allow", _whole_or_none)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import InputError
-from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, ignore
+from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.calibration import find_temperature
@@ -118,6 +118,13 @@ def train_head(
     """
     started = time.perf_counter()
     saved = checkpoints.load(transport.hosted) if checkpoints else None
+    if checkpoints and checkpoints.warnings:
+        emit(
+            Warned(
+                "The checkpoint was made elsewhere, so the result may differ in its last bits from one that was never "
+                f"stopped (there → now): {'; '.join(checkpoints.warnings)}."
+            )
+        )
     seconds: dict[str, float] = {}
     with cpu_threads(config.threads):
         if saved is None or saved.phase == "selection":
@@ -136,7 +143,7 @@ def train_head(
             emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
             progress = _RefitProgress(emit)
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-            again = config.replace(epochs=selection.best_epoch, sync_every=selection.sync_every)
+            again = config.replace(epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None)
             sides, notes = [TRAIN, VALIDATION], selection.to_notes()
             fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, initial, notes)
             seconds["refit"] = time.perf_counter() - started

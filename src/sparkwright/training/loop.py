@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import NotFiniteError
-from sparkwright.events import Emit, EpochEnded, ignore
+from sparkwright.events import Emit, EpochEnded, Warned, ignore
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.pace import Pace
 from sparkwright.training.replica import Replica, Shard, batch_sizes
+from sparkwright.training.rewind import HALVINGS, copied, packed, unpacked
 from sparkwright.training.schedule import rate_at
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.tasks import Task
@@ -31,6 +33,8 @@ from sparkwright.training.transports._base import Transport
 __all__ = ["BestEpoch", "Fitted", "Loop", "cpu_threads"]
 
 _MEASURED_AT_ONCE = 1024  # validation rows in a forward pass; part of the result, as kernels may round by size
+
+_DIVERGED = 1000.0  # where a halved rate would come too late for the next epoch
 
 
 @contextlib.contextmanager
@@ -151,22 +155,36 @@ class Loop:
             history = [EpochEnded(**event) for event in saved.facts["history"]]
         self.strategy.start(replicas, saved.common if saved else None)
         pace = Pace(self.emit, self.phase, last, counts, steps, self.transport)
+        state = _State(replicas, counts, steps, kept, best, history, saved, pace)
+        state.halvings = saved.facts.get("halvings", 0) if saved else 0
         for epoch in range(saved.epoch if saved else 1, last + 1):
-            looks = epoch % self.config.validate_every == 0 or epoch == last
-            state = _State(replicas, counts, steps, kept, best, history, saved, pace)
+            final = epoch == last or self._time_is_up(history)
+            looks = epoch % self.config.validate_every == 0 or final
             ended = self._epoch(state, epoch, validation if looks else None)
-            saved = None
+            state.saved = None
             if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
                 ended = replace(ended, best=True)
                 kept.copy_(replicas[0].flat.weights_N)
             history.append(ended)
             self.emit(ended)
             # Only a look at the validation rows can tell that patience was in vain.
-            if validation is not None and looks and best.exhausted(epoch):
+            if final or (validation is not None and looks and best.exhausted(epoch)):
                 break
         if best.epoch:
             replicas[0].flat.weights_N.copy_(kept)
-        return Fitted(replicas[0].module.eval(), best.epoch or last, history, self.strategy.every)
+        return Fitted(replicas[0].module.eval(), best.epoch or len(history), history, self.strategy.every)
+
+    @property
+    def _most(self) -> float:
+        """The mean loss of an epoch from which it counts as diverged; guessing has about 1, in a regression too."""
+        return _DIVERGED if self.config.on_not_finite == "retry" else sys.float_info.max
+
+    def _time_is_up(self, history: Sequence[EpochEnded]) -> bool:
+        """Whether an epoch like the last one would end beyond the time limit, by rank 0's clock. A collective call."""
+        limit_s = self.config.time_limit_s
+        if limit_s is None or not history:
+            return False
+        return bool(self.transport.agree(sum(event.seconds for event in history) + history[-1].seconds >= limit_s))
 
     def _counts(self, replicas: Sequence[Replica], saved: Snapshot | None) -> NDArray[np.float64]:
         """Return how many rows each replica of the training has."""
@@ -176,6 +194,31 @@ class Loop:
         return summed[: self.transport.replicas]
 
     def _epoch(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
+        """Train an epoch; if asked for, anew with half the rate as long as its loss is not finite."""
+        if self.config.on_not_finite == "stop":
+            return self._train(state, epoch, validation)
+        if state.saved is not None:
+            state.begin = unpacked(state.saved)
+        else:
+            for replica in state.replicas:
+                replica.start_epoch(epoch, state.steps)
+            state.begin = copied(self._snapshot(state, epoch, 0, _Cost(self.transport, None)))
+        while True:
+            try:
+                return self._train(state, epoch, validation)
+            except NotFiniteError as error:
+                if state.halvings == HALVINGS:
+                    raise
+                state.halvings += 1
+                self.emit(Warned(f"Epoch {epoch} begins anew with half the rate. {error}"))
+                state.saved = copied(state.begin)
+                for replica in state.replicas:
+                    replica.flat.state_SN.copy_(state.saved.common["state"])
+                self.strategy.start(state.replicas, state.saved.common)
+                if self.strategy.codec is not None:
+                    self.strategy.codec.residuals.clear()
+
+    def _train(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
         replicas, counts, steps, saved = state.replicas, state.counts, state.steps, state.saved
         cost = _Cost(self.transport, saved)
         for replica in replicas:
@@ -187,7 +230,7 @@ class Loop:
             interval = Interval(
                 numbers,
                 (epoch - 1) * steps + numbers.start + 1,
-                [rate_at(self.config, epoch - 1 + number / steps) for number in numbers],
+                [state.slowed * rate_at(self.config, epoch - 1 + number / steps) for number in numbers],
                 rows_RB[:, numbers.start : numbers.stop].sum(1),
                 last=numbers.stop == steps,
             )
@@ -195,21 +238,23 @@ class Loop:
             state.pace.advanced(epoch, numbers, replicas)
             if self.checkpoints is not None and self.checkpoints.due(self.transport):
                 self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, cost), self.transport)
-        if not bool(torch.isfinite(replicas[0].flat.weights_N).all()):
-            raise NotFiniteError(
-                f"The weights became NaN or infinite at the end of epoch {epoch}. Lower `learningRate` (now "
-                f"{self.config.rate}), or look for extreme values in the features."
-            )
         losses, trained, validated, sent_bytes = self._measured(replicas, validation, cost)
+        loss = float(losses.sum() / counts.sum())
+        if not (loss <= self._most and bool(torch.isfinite(replicas[0].flat.weights_N).all())):
+            raise NotFiniteError(
+                f"The weights or the loss ({loss:g}) were out of bounds at the end of epoch "
+                f"{epoch}. Lower `learningRate` (now {state.slowed * self.config.rate:g}), or look for extreme values "
+                "in the features."
+            )
         seconds, syncing, *_ = cost.spent()
         return EpochEnded(
             epoch=epoch,
             epochs=self.config.epochs,
-            train_loss=float(losses.sum() / counts.sum()),
+            train_loss=loss,
             replica_losses=(losses / np.maximum(counts, 1)).tolist(),
             training={name: value for name, value in trained.items() if name != "loss"},
             validation=validated,
-            learning_rate=rate_at(self.config, epoch - 1),
+            learning_rate=state.slowed * rate_at(self.config, epoch - 1),
             rows=int(counts.sum()),
             seconds=seconds,
             sync_share=syncing / seconds,
@@ -233,9 +278,10 @@ class Loop:
             "history": [dataclasses.asdict(event) for event in state.history],
             "counts": state.counts.tolist(),
             "seconds": [seconds, syncing],
+            "halvings": state.halvings,
             "notes": dict(self.notes),
         }
-        return Snapshot(self.phase, epoch, number, common, own, facts)
+        return packed(Snapshot(self.phase, epoch, number, common, own, facts), state.begin if number else None)
 
     def _restore(self, replica: Replica, own: Mapping[str, Tensor]) -> None:
         replica.restore(own)
@@ -295,6 +341,13 @@ class _State:
     history: list[EpochEnded]
     saved: Snapshot | None
     pace: Pace
+    begin: Snapshot | None = None  # of the epoch, to go back to
+    halvings: int = 0
+
+    @property
+    def slowed(self) -> float:
+        """The share of the configured rate that is left of it."""
+        return float(0.5**self.halvings)
 
 
 class _Cost:

@@ -92,6 +92,7 @@ class Replica:
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # outputs, targets, weights: not yet in `sums`
         self._task = task
         self._seed = config.seed
+        self._retried = config.on_not_finite == "retry"
         self._rate = config.rate
         self._optimizer = make_optimizer(config)
         self.flat = flatten(module, self._optimizer.slots)
@@ -119,7 +120,7 @@ class Replica:
         """Compute the gradient of the batch `number` of the epoch; without rows it is 0.
 
         Raises:
-            NotFiniteError: The loss is not finite.
+            NotFiniteError: The loss is not finite, and the training is to stop then.
         """
         self.step = step
         batch = self._batches[number]
@@ -134,7 +135,8 @@ class Replica:
         y_B, w_B = shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch)
         loss = self._task.loss(output, y_B, w_B)
         value = loss.item()
-        if not math.isfinite(value):
+        # With a retry all go on to the epoch's end, where the sums tell every process alike.
+        if not math.isfinite(value) and not self._retried:
             raise NotFiniteError(self._not_finite(value, batch, step))
         loss.backward()  # type: ignore[no-untyped-call]
         self.loss_sum += value * len(batch)
