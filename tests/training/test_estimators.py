@@ -9,7 +9,7 @@ import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
-from sparkwright.errors import InputError, NameUnknownError
+from sparkwright.errors import ColumnError, InputError, NameUnknownError
 from sparkwright.models import Model
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators import MLPClassifier, MLPRegressor
@@ -107,6 +107,57 @@ def test_a_regression_predicts_in_the_targets_units(table: DataFrame) -> None:
     assert np.corrcoef(predicted["size"], predicted["prediction"].astype(float))[0, 1] > 0.99
     assert model.getModel().task == "regression"
     assert model.history["validation_rmse"].iloc[-1] < 30
+
+
+@pytest.mark.connect
+def test_named_columns_give_what_they_give_without_spark(table: DataFrame) -> None:
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.sql import functions as F  # noqa: N812
+
+    mixed = table.select(
+        array_to_vector(F.slice("features", 1, 4).cast("array<double>")).alias("vector"),
+        F.slice("features", 5, 2).alias("array"),
+        F.round("size").cast("bigint").alias("whole"),
+        (F.col("size") > 1000).alias("flag"),
+        F.col("size").cast("decimal(12,4)").alias("decimal"),
+        "label",
+    ).cache()
+    local = mixed.toPandas().astype({"decimal": float})
+    names = ["whole", "vector", "flag", "array", "decimal"]
+    estimator = MLPClassifier(featuresCols=names, epochs=4, validationFraction=0.2, hiddenLayers=[8], dropout=0.0)
+    for params in ({}, {estimator.epochs: 1, estimator.learningRate: 1e-4}):  # the second time from the first's model
+        estimator = estimator.copy(params)
+        model, alone = estimator.fit(mixed), estimator.fit(local)
+        weights, expected = model.getModel().head.weights(), alone.getModel().head.weights()
+        assert {name: value.tobytes() for name, value in weights.items()} == {
+            name: value.tobytes() for name, value in expected.items()
+        }
+        estimator.setParams(initialModel=model)
+    predicted = model.transform(mixed).toPandas()
+    pd.testing.assert_frame_equal(
+        predicted[["prediction", "probability"]], alone.transform(local)[["prediction", "probability"]]
+    )
+    assert list(predicted) == [*mixed.columns, "prediction", "probability", "probabilities", "error"]
+    assert list(model.copy({model.dropInput: True}).transform(mixed).columns)[:2] == ["label", "prediction"]
+
+
+@pytest.mark.connect
+def test_all_that_is_wrong_with_a_table_of_spark_is_said_before_a_job(table: DataFrame) -> None:
+    with pytest.raises(InputError) as caught:
+        MLPClassifier(featuresCols=["Size", "split"], labelCol="lable", learningRate=-1).fit(table)
+    there = ["features", "label", "index", "size", "split"]
+    assert caught.value.problems[:3] == (
+        "`learningRate` must be above 0, not -1.0.",
+        f"Column `Size` not found in {there}. Did you mean `size`?",
+        f"Column `lable` not found in {there}. Did you mean `label`?",
+    )
+    with pytest.raises(ColumnError, match="Column `features` is among the features, and is the label"):
+        MLPClassifier(labelCol="features").fit(table)
+    stage = MLPClassificationModel(inputCols=["size", "Index", "label"])
+    with pytest.raises(
+        ColumnError, match=r"`Index` not found in .* Did you mean `index`\?\n.*`label` must hold numbers"
+    ):
+        stage.transform(table)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's own

@@ -67,6 +67,8 @@ def numbers_of(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.float32]
     Args:
         column: Numbers, booleans, or arrays of numbers; null arrays have no numbers.
     """
+    if pa.types.is_decimal(column.type):  # as pandas and Spark do: to a double first, which is exact for most
+        column = column.cast(pa.float64())
     if not pa.types.is_nested(column.type):
         values = np.array(column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False), np.float32)
         return np.ones(len(values), np.int64), values

@@ -192,7 +192,7 @@ def join_columns(rows: "DataFrame", columns: Sequence[str], name: str, *, drop: 
     from pyspark.ml.functions import vector_to_array
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F  # noqa: N812  its usual name
-    from pyspark.sql.types import ArrayType, BooleanType, NumericType
+    from pyspark.sql.types import ArrayType, BooleanType, DecimalType, NumericType
 
     parts, problems = [], []
     for column in columns:
@@ -205,6 +205,8 @@ def join_columns(rows: "DataFrame", columns: Sequence[str], name: str, *, drop: 
         elif isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType):
             parts.append(values.cast("array<float>"))
         elif isinstance(type_, NumericType | BooleanType):
+            if isinstance(type_, DecimalType):  # by way of a double, as in training
+                values = values.cast("double")
             parts.append(F.array(values.cast("float")))
         else:
             problems.append(
