@@ -31,6 +31,7 @@ from sparkwright.events import (
     SyncIntervalChosen,
     TaskTimed,
     Warned,
+    WorkerLost,
     ignore,
     read_events,
 )
@@ -44,6 +45,7 @@ EVENTS = [
     EpochAdvanced("selection", 2, 30, 100, 400, 0.5, 12000.0, 0.04, 95.0),
     EpochEnded(1, 30, 0.5, [0.4, 0.6], {"loss": 0.7}, best=True),
     SyncIntervalChosen(19, 0.001, 0.001, 0.05, 0.05),
+    WorkerLost("Rank 1 of 2 is gone"),
     Warned("Ünïcode, a\nline break and \u2028 too"),
     RunEnded(ok=True, metrics={"test": {"accuracy": 0.9}}),
 ]

@@ -50,6 +50,7 @@ __all__ = [
     "SyncIntervalChosen",
     "TaskTimed",
     "Warned",
+    "WorkerLost",
     "ignore",
     "read_events",
 ]
@@ -199,6 +200,13 @@ class EpochAdvanced(Event):
     rows_per_s: float
     sync_share: float
     seconds_left: float
+
+
+@dataclass(frozen=True)
+class WorkerLost(Event):
+    """Why workers that train together had to stop, as each of those that are left tells it."""
+
+    message: str
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from sparkwright.events import (
     Stamped,
     SyncIntervalChosen,
     Warned,
+    WorkerLost,
 )
 
 __all__ = ["TerminalProgress"]
@@ -66,7 +67,7 @@ class TerminalProgress:
                 self._end(event)
             case SyncIntervalChosen() as event:
                 self._print(f"replicas combine every {event.every:,} steps ({event.share:.1%} of the time, measured)")
-            case Warned() as event:
+            case Warned() | WorkerLost() as event:
                 self._print(f"[yellow]![/] {escape(event.message)}")
             case RunEnded():
                 self.close()

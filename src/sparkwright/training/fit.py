@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_tensors
 
 from sparkwright import storage
 from sparkwright.errors import EnvironmentNotReadyError, InputError, did_you_mean
-from sparkwright.events import Channel, Emit, Event, StageStarted, Warned, ignore
+from sparkwright.events import Channel, Emit, Event, Warned, ignore
 from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
@@ -24,6 +24,7 @@ from sparkwright.training.initial import Initial, allowed_classes
 from sparkwright.training.population import Invalid
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rounds_driver import RoundsDriver
+from sparkwright.training.starting import Workers
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.worker import RESULT_DDL, TrainingJob
 
@@ -119,10 +120,10 @@ def train(
     ship_library(spark)
     shipped = None if begin is None else begin.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
-    placed = partial(_placed, rows, columns, config)
+    watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config)
     with (
         _checkpoints(spark, run, config) as checkpoints,
-        Channel(emit, driver_hosts(spark)) as channel,
+        Channel(watched, driver_hosts(spark)) as channel,
         RoundsDriver(placed, emit) as rounds,
     ):
 
@@ -144,8 +145,7 @@ def train(
             )
             if transport == "rounds":
                 return rounds.attempt(job)
-            emit(StageStarted("rows"))
-            with worker_errors():
+            with watched.expected(there), worker_errors():
                 return placed(there).mapInArrow(job, RESULT_DDL, barrier=True).collect()
 
         pieces = repeat(attempt, checkpoints, attempts, emit)

@@ -1,5 +1,6 @@
 """A worker of a gang: what each task of the training's barrier stage runs."""
 
+import contextlib
 import json
 import socket
 import time
@@ -12,7 +13,7 @@ import pyarrow as pa
 from safetensors.numpy import save as save_tensors
 
 from sparkwright.errors import SparkwrightError, WorkerError
-from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, ignore
+from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, WorkerLost, ignore
 from sparkwright.training.checkpoints import Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
@@ -73,7 +74,11 @@ class TrainingJob:
         rank = context.partitionId()
         hosts, started = hosting(self.config.replicas, self.workers), time.monotonic()
         try:
-            with Sender(self.channel) as sender, Gang(context, hosts, self.stall_limit_s) as gang:
+            with (
+                Sender(self.channel) as sender,
+                _telling(sender.emit, rank),
+                Gang(context, hosts, self.stall_limit_s) as gang,
+            ):
                 store = self._stored(_beating(batches, gang), hosts[rank], rank, sender.emit)
                 population = self._population(gang, store)
                 if rank == 0:
@@ -129,6 +134,17 @@ class TrainingJob:
         """Return what this training must have in common with those who go on with it."""
         begin = {} if self.initial is None else {"initial": self.initial.partition("-")[0]}
         return training_fingerprint(self.config, population.fingerprint() | begin)
+
+
+@contextlib.contextmanager
+def _telling(emit: Emit, rank: int) -> Iterator[None]:
+    """Tell the driver that this worker is there, and at the end which other one was lost: Spark may say neither."""
+    emit(Progress("rows", str(rank), 0))
+    try:
+        yield
+    except WorkerError as error:
+        emit(WorkerLost(str(error)))
+        raise
 
 
 def _beating(batches: Iterator[pa.RecordBatch], gang: Gang) -> Iterator[pa.RecordBatch]:

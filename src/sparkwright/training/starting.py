@@ -1,0 +1,111 @@
+"""Workers that train together need all their slots at once: what the driver says and does until they have them.
+
+Spark waits for slots in silence: ten minutes where the cluster has too few (executors were lost, excluded, or given
+back), for ever where other jobs hold them.
+"""
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sparkwright.errors import WorkerError
+from sparkwright.events import Emit, Event, Progress, StageStarted, Warned, WorkerLost
+from sparkwright.session import slots
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["Workers"]
+
+_LOOK_S = 15.0
+"""Seconds without a worker after which the slots are counted."""
+
+_WARN_S = 60.0
+"""Seconds without a worker, though there are slots, after which the user is told."""
+
+_NEWS_S = 2.0
+"""How long the driver waits for what the workers that are left say of the one that is lost."""
+
+
+class Workers:
+    """What the driver knows of the workers of an attempt, from the events that pass through here.
+
+    Args:
+        spark: The session.
+        emit: What events go on to.
+    """
+
+    def __init__(self, spark: "SparkSession", emit: Emit) -> None:
+        self._spark = spark
+        self._emit = emit
+        self._started = threading.Event()
+        self._lost = threading.Event()
+        self._why = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take an event and pass it on."""
+        if isinstance(event, WorkerLost):
+            if self._lost.is_set():  # another worker says the same
+                return
+            self._why = event.message
+            self._lost.set()
+        elif isinstance(event, Progress):
+            self._started.set()
+        self._emit(event)
+
+    @contextlib.contextmanager
+    def expected(self, count: int) -> Iterator[None]:
+        """Submit a stage of `count` workers inside, from this thread.
+
+        Raises:
+            WorkerError: A worker failed, named where Spark does not name it; or there are too few slots.
+        """
+        self._started.clear()
+        self._lost.clear()
+        self._why = ""
+        self._emit(StageStarted("rows"))
+        tag = f"sparkwright-{uuid.uuid4().hex}"
+        ended = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(count, tag, ended), daemon=True, name="sparkwright-slots")
+        self._spark.addTag(tag)
+        watch.start()
+        try:
+            yield
+        except Exception as error:
+            if self._why and not self._started.is_set():  # what Spark says is that it was interrupted
+                raise WorkerError(self._why) from error
+            if isinstance(error, WorkerError) and self._others_know(error):
+                raise WorkerError(f"{self._why}\n{error}") from error
+            raise
+        finally:
+            ended.set()
+            self._spark.removeTag(tag)
+
+    def _others_know(self, error: WorkerError) -> bool:
+        """Whether the workers that are left say more than an error does: Spark names no rank."""
+        if str(error).startswith("Rank ") or not self._started.is_set():
+            return False
+        return self._lost.wait(_NEWS_S) and self._why not in str(error)
+
+    def _watch(self, count: int, tag: str, ended: threading.Event) -> None:
+        """Count the slots while no worker has started; end a stage that cannot start."""
+        began, warned = time.monotonic(), False
+        while not ended.wait(_LOOK_S) and not self._started.is_set():
+            there = slots(self._spark, again=True)
+            if ended.is_set() or self._started.is_set():
+                return
+            if there < count:
+                self._why = f"The training needs {count} slots at once, but the cluster has {there} now."
+                self._spark.interruptTag(tag)
+                return
+            if time.monotonic() - began > _WARN_S and not warned:
+                warned = True
+                self._emit(
+                    Warned(
+                        f"No worker has started yet. Rows are still on their way to them, or the {count} slots that "
+                        "they need at once are not free: other jobs may hold them."
+                    )
+                )
