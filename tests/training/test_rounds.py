@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import WorkerError
+from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import Columns, Encoding
 from sparkwright.training.head import Outcome, train_head
 from sparkwright.training.population import Population, examine
 from sparkwright.training.rows import Census, Rows, Store
-from sparkwright.training.strategies import make_strategy
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.in_process import InProcess
 from sparkwright.training.transports.rounds import (
@@ -86,7 +86,12 @@ class Cluster:
         if not parts:
             return outcome
         chosen = {part["rank"]: part for part in parts}  # of several attempts the last one counts
-        complete(list(chosen.values()), self.config.replicas, make_strategy(self.config).codec, log)
+        complete(
+            list(chosen.values()),
+            self.config.replicas,
+            make_codec(self.config.compression, self.config.compression_share),
+            log,
+        )
         return None
 
     def train(self) -> Outcome:
@@ -127,6 +132,13 @@ def test_rounds_give_the_bits_of_one_process(settings: dict[str, Any], tmp_path:
     expected = Cluster(config, tmp_path, 1).in_process()
     for workers in (1, 2, 3) if not settings else (2,):
         assert same(Cluster(config, tmp_path / str(workers), workers).train(), expected)
+
+
+def test_the_sync_interval_is_measured_in_rounds_too(tmp_path: Path) -> None:
+    config = CONFIG.replace(sync_every="auto", compression="int8")
+    outcome = Cluster(config, tmp_path / "run" / "checkpoints", 2).train()
+    assert json.loads((tmp_path / "run" / "sync_interval.json").read_text())["every"] == outcome.sync_every
+    assert same(outcome, Cluster(config.replace(sync_every=outcome.sync_every), tmp_path, 1).in_process())
 
 
 def test_tasks_that_run_twice_jobs_that_die_and_other_numbers_of_workers_change_no_bit(tmp_path: Path) -> None:

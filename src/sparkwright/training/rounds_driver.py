@@ -15,12 +15,12 @@ from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Emit, Event, Sender, StageEnded, StageStarted, ignore
 from sparkwright.session import worker_errors
 from sparkwright.training.checkpoints import newest
+from sparkwright.training.compression import make_codec
 from sparkwright.training.head import train_head
 from sparkwright.training.initial import Initial
 from sparkwright.training.placement import Placement
 from sparkwright.training.population import Population, examine
 from sparkwright.training.row_files import RowFiles
-from sparkwright.training.strategies import make_strategy
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.rounds import (
     Log,
@@ -196,7 +196,8 @@ class RoundEnd:
             parts += [json.loads(content) for content in batch["content"].filter(suspended).to_pylist()]
             others.append(batch.filter(pc.invert(suspended)))
         if len(parts) == job.workers:
-            folder = complete(parts, job.config.replicas, make_strategy(job.config).codec, self.job.log)
+            codec = make_codec(job.config.compression, job.config.compression_share)
+            folder = complete(parts, job.config.replicas, codec, self.job.log)
             yield _row(_COMMITTED, 0, folder)
         yield from others
 
