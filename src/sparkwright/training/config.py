@@ -124,7 +124,7 @@ class TrainingConfig:
     outer_momentum: float = 0.9
     pull: float = 1.0
     compression: str | None = None
-    compression_share: float = 0.01
+    compression_share: float = 0.05
     patience: int | None = 25
     validate_every: int = 1
     monitor: str = "loss"
