@@ -1,6 +1,5 @@
 """The command line: results, messages, exit codes."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -10,53 +9,10 @@ from pathlib import Path
 import pytest
 
 from sparkwright import cli
-from sparkwright.data.digits import write_digits
 
 
-@pytest.fixture
-def sparkwright(spark, monkeypatch, capsys):
-    """Run the command in this process, on the shared session; return (exit code, stdout, stderr)."""
-
-    @contextlib.contextmanager
-    def shared(master, remote, conf):
-        yield spark
-
-    monkeypatch.setattr(cli.options, "open_session", shared)
-    return _runner(monkeypatch, capsys)
-
-
-@pytest.fixture
-def plain(monkeypatch, capsys):
-    """The same without a session."""
-    return _runner(monkeypatch, capsys)
-
-
-def _runner(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["sparkwright", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    write_digits(folder, digits=[5, 6])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """Where the first test leaves its run, for those that use a model."""
-    return tmp_path_factory.mktemp("runs") / "run"
-
-
-def test_transfer_prints_one_json_document(sparkwright, photos, done):
-    code, out, err = sparkwright("transfer", photos, "--network", "digits_cnn", "--out", done, "--json")
+def test_transfer_prints_one_json_document(transferred):
+    code, out, err = transferred.printed
     assert code == 0
     assert err == ""
     assert json.loads(out)["metrics"]["test"]["accuracy"] > 0.9

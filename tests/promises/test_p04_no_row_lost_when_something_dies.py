@@ -15,9 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from scoring.photos import channel_means, png
 
+from sparkwright.errors import WorkerError
+from sparkwright.events import Event, TaskTimed
+from sparkwright.models import Model
 from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.scoring import frames
 from sparkwright.scoring.features import featurize
+from sparkwright.scoring.predictions import write_predictions
 
 SCORING = Path(__file__).parents[1] / "scoring"
 JOB = SCORING / "faulty_job.py"
@@ -107,6 +111,46 @@ def test_a_scoring_process_that_is_killed_from_outside_costs_no_row_in_local_mod
     found = made.rows.collect()
     assert sorted(row.number for row in found) == list(range(240))
     assert all(row.features == [2.0 * (row.number % 250), 0, 0] for row in found)
+
+
+def test_predictions_go_on_where_a_killed_worker_had_ended_them(spark: Any, faults: Any, tmp_path: Path) -> None:
+    rows = [(number, png(number) + faults.SLOW) for number in range(240)]
+    images = spark.createDataFrame(rows, "number long, content binary").repartition(8, "number")
+    model = Model.of_network(network(faults).with_classes(("red", "green", "blue")))
+    out, ended = tmp_path / "predictions", threading.Event()
+
+    def finished() -> list[Path]:
+        return list(tmp_path.glob("predictions.*.tmp/rows/_temporary/0/task_*/*.parquet"))
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            workers = [process.parent() for process in scoring_processes()]
+            if len(finished()) >= 2 and workers:
+                workers[0].kill()  # in local mode this is the end of the job
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(WorkerError):
+            write_predictions(images, model, str(out))
+    finally:
+        ended.set()
+        killer.join()
+    assert not out.exists()
+    left = sum(pq.ParquetFile(file).metadata.num_rows for file in tmp_path.rglob("*.parquet"))
+    computed: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TaskTimed):
+            computed.append(event.rows)
+
+    assert write_predictions(images, model, str(out), resume=True, emit=listen) == (240, 0)
+    assert 0 < sum(computed) <= 240 - left
+    found = spark.read.parquet(str(out)).collect()
+    assert sorted(row.number for row in found) == list(range(240))
+    assert all(row.prediction == "red" for row in found if row.number)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions"]
 
 
 class Job:

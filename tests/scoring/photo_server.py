@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 from .photos import png
@@ -49,6 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
     def photo(self, red: str = "7", latency_s: str = "0") -> None:
         time.sleep(float(latency_s))
         self.answer(body=png(int(red)))
+
+    def file(self, *path: str) -> None:
+        assert self.server.folder is not None
+        self.answer(body=self.server.folder.joinpath(*path).read_bytes())
 
     def zeros(self, size: str) -> None:
         self.answer(body=bytes(int(size)))
@@ -174,16 +179,18 @@ class PhotoServer(ThreadingHTTPServer):
         asked: Requests of each path.
         most: Requests at one time.
         sent: Bytes of endless answers.
+        folder: Whose files it has, if any.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, folder: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self._scheme = "https" if tls else "http"
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.folder = folder
         self.lock, self.stopped = threading.Lock(), threading.Event()
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
@@ -202,9 +209,9 @@ class PhotoServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def photo_server(tls: ssl.SSLContext | None = None) -> Iterator[PhotoServer]:
+def photo_server(tls: ssl.SSLContext | None = None, folder: Path | None = None) -> Iterator[PhotoServer]:
     """A running server."""
-    with PhotoServer(tls) as server:
+    with PhotoServer(tls, folder) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

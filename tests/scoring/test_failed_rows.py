@@ -22,7 +22,7 @@ def test_predictions_list_the_rows_that_failed_beside_them(spark: Any, tmp_path:
     assert write_predictions(photo_rows(spark, PHOTOS), photo_model(), out, max_error_rate=0.2) == (22, 2)
     assert spark.read.parquet(out).count() == 22
     failed = spark.read.parquet(f"{out}/_errors")
-    assert failed.columns == ["path", "kind", "message"]
+    assert failed.columns == ["path", "sha256", "kind", "message"]
     assert sorted((row.path, row.kind) for row in failed.collect()) == [
         ("photo00020", "unreadable"),
         ("photo00021", "empty"),

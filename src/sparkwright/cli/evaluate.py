@@ -10,7 +10,7 @@ from sparkwright.errors import ColumnError, InputError
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder or .zip, or a run's folder.")],
-    data: Annotated[list[str], typer.Argument(help="Labelled photos, or a folder of features with labels.")],
+    data: Annotated[list[str], typer.Argument(help=f"{options.DATA} Labelled.")],
     labels: Annotated[
         str, typer.Option(help="Of photos: `folder`, a regular expression on the path, or a table (path, label).")
     ] = "folder",
@@ -37,7 +37,9 @@ def evaluate(
             raise InputError(f"{model} predicts numbers; this command compares classes.")
         rows, column, _ = open_data(spark, data, labels)
         if "label" not in rows.columns:
-            raise ColumnError(f"The features in {data[0]} have no labels. Make them with `featurize --labels`.")
+            raise ColumnError(
+                f"{data[0]} has no column `label`. Features get it by `featurize --labels`; a table must have it."
+            )
         if side is not None:
             if "split" not in rows.columns:
                 raise ColumnError(f"{data[0]} has no column `split`, so --side cannot choose rows.")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = [
+    "DATA",
+    "AllowPrivate",
     "CheckpointSeconds",
     "Conf",
     "Failfast",
@@ -57,6 +59,10 @@ Conf = Annotated[list[str] | None, typer.Option("--conf", metavar="K=V", help="A
 MaxErrorRate = Annotated[float, typer.Option(help="Share of photos that may fail.", min=0.0, max=1.0)]
 Seed = Annotated[int, typer.Option(help="Seed of split, initial weights and order of rows.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private", help="Fetch the URLs of a table from private addresses and this machine too.")
+]
+DATA = "Photos (paths, folders, globs); a table (*.csv, *.parquet) with `path` or `url`; or a folder of features."
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on in a run folder of the same configuration, in training from its checkpoint."),

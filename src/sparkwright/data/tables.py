@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 
-_CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.\-]*:(//[^/]*)?"
 
@@ -53,12 +53,25 @@ def read_table(spark: "SparkSession", path: str, column: str) -> "DataFrame":
     if os.path.exists(path):
         schema = f"path string, {column} string"
         return spark.createDataFrame(_read_here(path, column), schema)
+    return checked_table(read_columns(spark, path), column, path)
+
+
+def read_columns(spark: "SparkSession", path: str) -> "DataFrame":
+    """Read all columns of CSV (with a header; all of them text) or Parquet by Spark, wherever it lies.
+
+    Raises:
+        NotFoundError: Nothing is there.
+        InputError: It is neither CSV nor Parquet.
+    """
     with worker_errors():
         try:
-            if path.lower().endswith(_CSV):
+            if path.lower().rstrip("/").endswith(CSV):
                 separator = "\t" if ".tsv" in path.lower()[-7:] else ","
-                return checked_table(spark.read.csv(path, header=True, sep=separator, escape='"'), column, path)
-            return checked_table(spark.read.parquet(path), column, path)
+                rows = spark.read.csv(path, header=True, sep=separator, escape='"')
+            else:
+                rows = spark.read.parquet(path)
+            rows.schema  # noqa: B018  Spark Connect looks only now
+            return rows
         except Exception as error:
             if "UNABLE_TO_INFER_SCHEMA" in str(error) or "FAILED_READ_FILE" in str(error):
                 raise _not_a_table(path) from error
@@ -70,7 +83,7 @@ def _read_here(path: str, column: str) -> "pa.Table":
     from pyarrow import csv, parquet
 
     try:
-        if path.lower().endswith(_CSV):
+        if path.lower().endswith(CSV):
             table = csv.read_csv(
                 path,
                 parse_options=csv.ParseOptions(delimiter="\t" if ".tsv" in path.lower()[-7:] else ","),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sparkwright.networks.network import Network
 
-__all__ = ["FeatureKey"]
+__all__ = ["FeatureKey", "engine"]
 
 _METADATA = "sparkwright.features"
 
@@ -45,9 +45,9 @@ class FeatureKey:
     def of(cls, network: "Network", device: str = "cpu") -> Self:
         """Return the key of the features that `network`, already cut, makes on a device (``cpu`` or ``cuda``)."""
         precision = network.precision.name if network.precision else "float32"
-        own = {} if device == "cpu" and precision != "bfloat16" else {"engine": _torch(device)}
         width = int(np.prod(network.output_shape))
-        return cls(network.name, network.layer, width, network.fingerprint(), precision, **own)
+        runs = engine(device != "cpu" or precision == "bfloat16", device)
+        return cls(network.name, network.layer, width, network.fingerprint(), precision, runs)
 
     def __str__(self) -> str:
         precision = "" if self.precision == "float32" else f"{self.precision}, "
@@ -94,6 +94,8 @@ class FeatureKey:
         )
 
 
-def _torch(device: str) -> str:
-    """Return what runs networks of torch, with its version, without importing it."""
+def engine(torch: bool, device: str) -> str:
+    """Return what runs a network (torch, or ONNX Runtime), with its version, without importing torch."""
+    if not torch:
+        return f"onnxruntime {onnxruntime.__version__}"
     return f"torch {metadata.version('torch')}" + (f" on {device}" if device != "cpu" else "")

@@ -21,7 +21,7 @@ from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
 from sparkwright.scoring.ledger import write_failed
 from sparkwright.scoring.outputs import Features
-from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, holds_rows, salvage
+from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, divide, holds_rows, salvage
 from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, slots, worker_errors
 
@@ -33,6 +33,7 @@ __all__ = ["featurize", "rehearsal"]
 log = logging.getLogger(__name__)
 
 _CONTENT, _DIGEST, _FEATURES, _ERROR = "content", "sha256", "features", "error"
+_SCHEMA = "sha256 string, features array<float>, error struct<kind: string, message: string>"
 
 
 def featurize(
@@ -95,16 +96,16 @@ def featurize(
         _check_superset(spark, images, out)
     root = storage.to_uri(out)
     stopped = _stopped(root, earlier)
-    known = _union(known, salvage(spark, stopped, key)) if source == "bytes" else None
+    known = _union(known, salvage(spark, stopped, key.digest, _SCHEMA)) if source == "bytes" else None
     data = f"data-{uuid.uuid4().hex[:12]}"
-    begin(storage.join(root, data), key)
+    begin(storage.join(root, data), key.digest)
     with ExitStack() as stack:
         channel = None
         if emit is not ignore:
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
 
         def compute(rows: "DataFrame", uri: str) -> None:
-            scored = _compute(rows, network, input_column, batch_size, channel, failfast, fetch, device)
+            scored = _compute(rows, network, key, input_column, batch_size, channel, failfast, fetch, device)
             scored.write.option("maxRecordsPerFile", ROWS_PER_FILE).parquet(uri)
 
         try:
@@ -143,7 +144,9 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
         storage.check_writable(folder)
         try:
             with worker_errors():
-                _compute(rows, network, _CONTENT, 1, None).write.parquet(storage.join(folder, "rows"))
+                _compute(rows, network, FeatureKey.of(network), _CONTENT, 1, None).write.parquet(
+                    storage.join(folder, "rows")
+                )
             _count(spark, storage.join(folder, "rows"))
         finally:
             _remove(folder)
@@ -159,6 +162,7 @@ def rehearsal(spark: "SparkSession", network: Network, out: str) -> Iterator[Non
 def _compute(
     rows: "DataFrame",
     network: Network,
+    key: FeatureKey,
     column: str,
     batch_size: int,
     channel: Address | None,
@@ -170,7 +174,7 @@ def _compute(
     return score_frame(
         rows,
         graph_of(network),
-        [Features(_FEATURES, FeatureKey.of(network, device).metadata())],
+        [Features(_FEATURES, key.metadata())],
         input_column=column,
         error_column=_ERROR,
         drop_input=source_of(rows.schema[column]) != "locations",
@@ -276,11 +280,8 @@ def _write(
         if known is None:
             compute(images, storage.join(root, computed))
         else:
-            hashed = images.withColumn(_DIGEST, F.sha2(column, 256))
-            unknown = hashed.join(F.broadcast(known.select(_DIGEST).distinct()), _DIGEST, "left_anti")
-            compute(unknown.select(images.columns), storage.join(root, computed))
-            matched = hashed.drop(column).join(known.dropDuplicates([_DIGEST]), _DIGEST, "inner")
-            matched = matched.withColumn(_ERROR, F.lit(None).cast("struct<kind:string,message:string>"))
+            unknown, matched = divide(images, column, known)
+            compute(unknown, storage.join(root, computed))
             order = [name for name in images.columns if name != column]
             features = F.col(_FEATURES).alias(_FEATURES, metadata=key.metadata())
             matched.select(*order, features, _DIGEST, _ERROR).write.parquet(storage.join(root, reused))

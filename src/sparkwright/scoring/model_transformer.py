@@ -1,5 +1,6 @@
 """A pipeline stage from photos, or features, to a model's predictions."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -13,7 +14,8 @@ from sparkwright.events import Address
 from sparkwright.models import MANIFEST, Model, ModelFiles
 from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
-from sparkwright.scoring.feature_key import FeatureKey
+from sparkwright.scoring.devices import choose_device
+from sparkwright.scoring.feature_key import FeatureKey, engine
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import find_column, holds_photos, join_columns, score_frame
 from sparkwright.scoring.graph import Graph
@@ -271,15 +273,23 @@ class ModelTransformer(ScoringStage):
             failfast=self.getMode() == "failfast",
         )
 
-    def _score(self, dataset: DataFrame, channel: Address | None) -> DataFrame:
-        """Transform, with progress reported to a channel."""
-        options = self._engine_options()
+    def _score(self, dataset: DataFrame, channel: Address | None, digest_column: str | None = None) -> DataFrame:
+        """Transform, with progress reported to a channel, and the photos' SHA-256 in a column of its own."""
+        options = {**self._engine_options(), "digest_column": digest_column}
         columns = self.getInputCols()
         if columns is not None:
             dataset = join_columns(dataset, columns, JOINED, drop=self.getDropInput())
             options |= {"input_column": JOINED, "drop_input": True}
         graph, outputs = self._plan(find_column(dataset, options["input_column"]))
         return score_frame(dataset, graph, outputs, stage="predictions", channel=channel, **options)
+
+    def _key(self, dataset: DataFrame) -> str:
+        """Return a SHA-256 of all that predictions of photos depend on beside the photo, in hexadecimal."""
+        graph, outputs = self._plan(find_column(dataset, self.getInputCol()))
+        device = choose_device(dataset.sparkSession, self.getDevice(), torch=graph.torch is not None, name=graph.name)
+        runs = engine(graph.runs_in_torch(device), device)
+        parts = (graph.sha256, graph.precision, graph.preprocessing, outputs, runs)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _plan(self, field: "StructField") -> tuple[Graph, list[Output]]:
         """Return what runs on a column, and what it adds."""

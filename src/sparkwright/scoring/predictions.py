@@ -3,16 +3,20 @@
 import re
 import uuid
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pyspark.sql.types import StructType
+
 from sparkwright import storage
-from sparkwright.errors import ErrorRateError, ExistsError
-from sparkwright.events import Channel, Emit, ignore
+from sparkwright.errors import ErrorRateError, ExistsError, InputError
+from sparkwright.events import Address, Channel, Emit, ignore
 from sparkwright.models import Model
 from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import MAX_ERROR_RATE, find_column
 from sparkwright.scoring.ledger import write_failed
-from sparkwright.scoring.model_transformer import predict
+from sparkwright.scoring.model_transformer import ModelTransformer
+from sparkwright.scoring.salvage import begin, divide, holds_rows, salvage
 from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, worker_errors
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 __all__ = ["write_predictions"]
+
+_DIGEST = "sha256"
+_ROWS_PER_FILE = 1 << 15  # what a stopped task loses at most
 
 
 def write_predictions(
@@ -33,6 +40,7 @@ def write_predictions(
     failfast: bool = False,
     fetch: FetchLimits | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     emit: Emit = ignore,
 ) -> tuple[int, int]:
     """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
@@ -41,6 +49,10 @@ def write_predictions(
     with `top` also the best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are
     there and few enough failed. The driver sees counts alone. `fetch` limits what a photo may take that lies behind a
     path or URL. With `failfast` the first row that fails ends the job.
+
+    With `resume` photos' bytes that a call to the same `out` has predicted before it was stopped, by whatever, with the
+    same model, are not predicted again; its rows lie in a folder beside `out`, which is then removed. So predictions of
+    bytes have the column ``sha256``.
 
     Rows that failed are also listed on their own, in the folder ``_errors`` inside of `out`, which readers of Parquet
     skip (CSV: they have the column ``error``).
@@ -60,29 +72,34 @@ def write_predictions(
             raise ExistsError(f"{out} exists. Choose another place, or pass overwrite=True (--overwrite).")
         storage.check_replaceable(out, "predictions", _is_sparks)
     final = storage.to_uri(out)
+    stopped = _stopped(final) if resume else []
     scratch = f"{final}.{uuid.uuid4().hex[:12]}.tmp"
     spark = rows.sparkSession
-    located = source_of(find_column(rows, input_column)) == "locations"
+    source = source_of(find_column(rows, input_column))
+    stage = ModelTransformer(
+        model=model,
+        inputCol=input_column,
+        probabilitiesCol="",
+        top=top,
+        topCol="top" if top is not None else None,
+        dropInput=source != "locations",
+        fetchLimits=fetch,
+        maxErrorRate=1.0,  # the whole job's rate counts, below
+        mode="failfast" if failfast else "permissive",
+    )
     with ExitStack() as stack:
         storage.check_writable(scratch)
-        stack.callback(storage.remove, scratch)
+        stack.push(partial(_clear, scratch))
         channel = None
         if emit is not ignore:
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
-        scored = predict(
-            rows,
-            model,
-            input_column=input_column,
-            top=top,
-            channel=channel,
-            probabilitiesCol="",
-            dropInput=not located,
-            fetchLimits=fetch,
-            maxErrorRate=1.0,  # the whole job's rate counts, below
-            mode="failfast" if failfast else "permissive",
-        )
         with worker_errors():
-            scored.write.parquet(f"{scratch}/rows")
+            # What the next call finds photos by, if this one is stopped; paths and URLs do not tell what is known.
+            digest = _DIGEST if source == "bytes" and _DIGEST not in rows.columns else None
+            if digest:
+                begin(scratch, stage._key(rows))
+            scored = stage._score(rows, channel, digest)
+            _write(rows, scored, stage, channel, stopped if digest else [], f"{scratch}/rows")
             written = spark.read.parquet(f"{scratch}/rows")
             total, failed = written.count(), written.where("error IS NOT NULL").count()
             _check_rate(written, failed, total, max_error_rate)
@@ -96,7 +113,46 @@ def write_predictions(
             storage.move(f"{scratch}/csv/{part}", final)
         else:
             storage.move(f"{scratch}/rows", final)
+    for folder in stopped:
+        storage.remove(folder)
     return total, failed
+
+
+def _write(
+    rows: "DataFrame",
+    scored: "DataFrame",
+    stage: ModelTransformer,
+    channel: Address | None,
+    stopped: list[str],
+    uri: str,
+) -> None:
+    """Write the rows with their predictions; what stopped calls have left is not computed again."""
+    known = None
+    if stopped:
+        added = [field for field in scored.schema.fields if field.name not in rows.columns]
+        known = salvage(rows.sparkSession, stopped, stage._key(rows), StructType(added))
+    matched = None
+    if known is not None:
+        unknown, matched = divide(rows, stage.getInputCol(), known)
+        scored = stage._score(unknown, channel, _DIGEST)
+    scored.write.option("maxRecordsPerFile", _ROWS_PER_FILE).parquet(uri)
+    if matched is not None:
+        matched.select(scored.columns).write.mode("append").parquet(uri)
+
+
+def _stopped(final: str) -> list[str]:
+    """Return the folders beside `final` that calls have left which did not come to their end."""
+    folder, _, name = final.rpartition("/")
+    pattern = re.escape(name) + r"\.[0-9a-f]{12}\.tmp"
+    return [storage.join(folder, entry) for entry in storage.list_files(folder) if re.fullmatch(pattern, entry)]
+
+
+def _clear(scratch: str, kind: type[BaseException] | None, *_: object) -> bool:
+    """Delete the folder in which predictions were written, unless a call that goes on could use it."""
+    useful = kind is not None and not issubclass(kind, InputError | ErrorRateError) and holds_rows(scratch)
+    if not useful:
+        storage.remove(scratch)
+    return False
 
 
 def _is_sparks(name: str) -> bool:

@@ -1,8 +1,8 @@
-"""What a call of `featurize` that was stopped has left, so that the next one does not compute it again.
+"""What a call that was stopped has left, so that the next one does not compute it again.
 
-Features are found by their photo's bytes, so a row of a stopped job is as good as any other, wherever it lies: in the
-finished output, in that of a finished task, or in a file that a task had closed before it was stopped. A Parquet file
-ends in its footer; Spark leaves out a file that has none, and no row of a file cut short is ever read.
+Features and predictions are found by their photo's bytes, so a row of a stopped job is as good as any other, wherever
+it lies: in the finished output, in that of a finished task, or in a file that a task had closed before it was stopped.
+A Parquet file ends in its footer; Spark leaves out a file that has none, and no row of a file cut short is ever read.
 """
 
 import json
@@ -10,27 +10,26 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sparkwright import storage
-from sparkwright.scoring.feature_key import FeatureKey
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
-__all__ = ["ROWS_PER_FILE", "begin", "holds_rows", "salvage"]
+__all__ = ["ROWS_PER_FILE", "begin", "divide", "holds_rows", "salvage"]
 
 ROWS_PER_FILE = 4096
 """Rows after which a task closes its file: what a stopped task loses at most, while files stay large enough."""
 
 _KEY = "key.json"
-_SCHEMA = "sha256 string, features array<float>, error struct<kind: string, message: string>"
 
 
-def begin(folder: str, key: FeatureKey) -> None:
-    """Make a folder for features, and say in it which.
+def begin(folder: str, key: str) -> None:
+    """Make a folder for rows, and say in it what they depend on beside the photo's bytes.
 
     Raises:
         StorageError: it cannot be written.
     """
-    storage.write_bytes(storage.join(folder, _KEY), json.dumps(key.to_dict()).encode())
+    storage.write_bytes(storage.join(folder, _KEY), json.dumps({"digest": key}).encode())
 
 
 def holds_rows(folder: str) -> bool:
@@ -38,25 +37,46 @@ def holds_rows(folder: str) -> bool:
     return next(_files(folder), None) is not None
 
 
-def salvage(spark: "SparkSession", folders: list[str], key: FeatureKey) -> "DataFrame | None":
-    """Return ``sha256`` and ``features`` of what stopped calls have left; None if there is nothing.
+def salvage(spark: "SparkSession", folders: list[str], key: str, schema: "StructType | str") -> "DataFrame | None":
+    """Return the rows without an error that stopped calls have left; None if there is nothing.
 
     Args:
         spark: The session.
         folders: That `begin` made; those of another key are left out, and those that it did not make.
-        key: Of the features that are wanted.
+        key: Of the rows that are wanted.
+        schema: The columns that are wanted; with ``sha256``, and ``error``, which is left out.
     """
-    files = [file for folder in folders if _digest(folder) == key.digest for file in _files(folder)]
+    files = [file for folder in folders if _digest(folder) == key for file in _files(folder)]
     if not files:
         return None
-    rows = spark.read.schema(_SCHEMA).options(ignoreCorruptFiles=True, ignoreMissingFiles=True).parquet(*files)
-    return rows.where("error IS NULL AND features IS NOT NULL").select("sha256", "features")
+    rows = spark.read.schema(schema).options(ignoreCorruptFiles=True, ignoreMissingFiles=True).parquet(*files)
+    return rows.where("error IS NULL AND sha256 IS NOT NULL").drop("error")
+
+
+def divide(rows: "DataFrame", column: str, known: "DataFrame") -> "tuple[DataFrame, DataFrame]":
+    """Divide rows by whether their photos' bytes are known; photos are read twice, and never shuffled.
+
+    Args:
+        rows: With photos' bytes.
+        column: Their column.
+        known: ``sha256``, and columns that `rows` does not have.
+
+    Returns:
+        The rows that are not known; the others, without their photos, with `known`'s columns and no ``error``.
+    """
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    hashed = rows.withColumn("sha256", F.sha2(column, 256))
+    unknown = hashed.join(F.broadcast(known.select("sha256").distinct()), "sha256", "left_anti")
+    matched = hashed.drop(column).join(known.dropDuplicates(["sha256"]), "sha256", "inner")
+    error = F.lit(None).cast("struct<kind:string,message:string>")
+    return unknown.select(rows.columns), matched.withColumn("error", error)
 
 
 def _digest(folder: str) -> str | None:
     try:
-        return FeatureKey.from_dict(json.loads(storage.read_bytes(storage.join(folder, _KEY)))).digest
-    except (FileNotFoundError, ValueError, TypeError):  # not there, or of another version
+        return str(json.loads(storage.read_bytes(storage.join(folder, _KEY)))["digest"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # not there, or of another version
         return None
 
 
