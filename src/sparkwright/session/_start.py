@@ -118,7 +118,13 @@ def _defaults(local: bool, quiet: bool) -> dict[str, str]:
         # Photos and training keep the cores busy in Python; the JVM's best compiler and its parallel collectors would
         # take them away for most of a job of minutes.
         java += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-    settings = {"spark.ui.showConsoleProgress": "false", "spark.driver.extraJavaOptions": " ".join(java)}
+    settings = {
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.extraJavaOptions": " ".join(java),
+        # Python gets rows in batches, and the first when it is full: Spark's 64 MiB are thousands of photos, which a
+        # task would have to read before it scores the first one.
+        "spark.sql.execution.arrow.maxBytesPerBatch": "4m",
+    }
     if local:
         settings |= {
             "spark.ui.enabled": "false",
