@@ -209,8 +209,8 @@ def test_rows_are_the_same_in_memory_and_mapped_and_in_any_order(tmp_path: Path)
     kept, store = stored([encode(batch)], 1 << 30, tmp_path)
     shuffled = batch.take(pa.array(rng.permutation(n)))
     mapped, other = stored([encode(shuffled.slice(i * 50, 50)) for i in range(10)], 1000, tmp_path)
-    assert mapped[0].mapped is not None
-    assert kept[0].mapped is None
+    assert mapped[0].file is not None
+    assert kept[0].file is None
     assert list(tmp_path.iterdir()) == []  # the files have no name
     assert sum(len(rows.x_NF) for rows in kept.values()) == n
     assert store.census == other.census

@@ -18,6 +18,7 @@ __all__ = ["find_temperature"]
 
 _LARGEST = 20.0  # temperatures are looked for between its inverse and it
 _PARTS, _TIMES = 4, 10  # of the logarithm of that range, again and again: six digits with few messages
+_AT_ONCE = 1024  # rows in a forward pass; part of the result, as kernels may round by size
 _ROWS = 16_384  # of a replica; one number needs no more. Orders go by hashes, so the first are any
 
 
@@ -61,7 +62,7 @@ def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transpo
 def _measured(module: nn.Module, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits, classes and weights of a replica's rows, in float64."""
     rows = torch.from_numpy(shard.order[:_ROWS])
-    logits_BC = module(shard.take(rows)).double()
+    logits_BC = torch.cat([module(shard.take(part)).double() for part in torch.split(rows, _AT_ONCE)])
     return logits_BC, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows).double()
 
 

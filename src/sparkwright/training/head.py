@@ -221,7 +221,7 @@ def _shards(
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
             own.key,
-            own.mapped,
+            own.file,
         )
         for replica, own in rows.items()
     }

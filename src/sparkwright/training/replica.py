@@ -14,7 +14,7 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.optimizers import make_optimizer
-from sparkwright.training.rows import Mapped
+from sparkwright.training.rows import FeatureFile
 from sparkwright.training.tasks import Task
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
@@ -34,7 +34,7 @@ class Shard:
         w_N: Weights of rows, float32.
         order: Indices of this shard's rows, sorted by the hash of their content: the order that results depend on.
         key_N: That hash of each row, int64, for messages.
-        mapped: The file that `x_NF` lies in; None in memory.
+        file: The file that `x_NF` lies in; None in memory.
     """
 
     x_NF: Tensor
@@ -42,14 +42,13 @@ class Shard:
     w_N: Tensor
     order: NDArray[np.int64]
     key_N: NDArray[np.int64]
-    mapped: Mapped | None = None
+    file: FeatureFile | None = None
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the features of some rows."""
-        taken = self.x_NF.index_select(0, rows)
-        if self.mapped is not None:
-            self.mapped.touched(len(rows))
-        return taken
+        if self.file is None:
+            return self.x_NF.index_select(0, rows)
+        return torch.from_numpy(self.file.take(rows.numpy()))
 
 
 def batch_sizes(rows: int, steps: int) -> NDArray[np.int64]:
@@ -92,8 +91,8 @@ class Replica:
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # outputs, targets, weights: not yet in `sums`
         self._task = task
         self._seed = config.seed
-        self._retried = config.on_not_finite == "retry"
         self._rate = config.rate
+        self._retried = config.on_not_finite == "retry"
         self._optimizer = make_optimizer(config)
         self.flat = flatten(module, self._optimizer.slots)
         self._draws = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.modules())

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.training.rows import Mapped, Rows, Store, features_file, local_folder
+from sparkwright.training.rows import FeatureFile, Rows, Store, features_file, local_folder
 
 __all__ = ["RowFiles"]
 
@@ -83,8 +83,8 @@ class RowFiles:
             none: NDArray[np.float32] = np.empty((0, width), np.float32)
             return Rows(x_NF=none, label=label, **numbers)
         with path.open("r+b") as file:
-            mapped = Mapped(file, width, limit_bytes)
-        return Rows(x_NF=mapped.x_NF, label=label, mapped=mapped, **numbers)
+            features = FeatureFile(file, width, limit_bytes)
+        return Rows(x_NF=features.x_NF, label=label, file=features, **numbers)
 
 
 _NUMBERS = ("target", "weight", "key", "side")

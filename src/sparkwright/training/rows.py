@@ -1,10 +1,10 @@
 """The rows of the replicas that a process hosts: in memory, or mapped from files of a local disk."""
 
 import json
-import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from sparkwright.training.columns import SIDES
 
-__all__ = ["Census", "Mapped", "Rows", "Store", "features_file", "local_folder"]
-
-_AROUND = 1 << 16  # bytes that Linux maps at a time
+__all__ = ["Census", "FeatureFile", "Rows", "Store", "features_file", "local_folder"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Rows:
         weight: Float32.
         key: Hash of each row's content.
         side: Index into `SIDES`.
-        mapped: The file that `x_NF` lies in; None in memory.
+        file: The file that `x_NF` lies in; None in memory.
     """
 
     x_NF: NDArray[np.float32]
@@ -42,14 +40,11 @@ class Rows:
     weight: NDArray[np.float32]
     key: NDArray[np.int64]
     side: NDArray[np.int8]
-    mapped: "Mapped | None" = None
+    file: "FeatureFile | None" = None
 
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of some rows: a copy."""
-        taken = self.x_NF[index]
-        if self.mapped is not None:
-            self.mapped.touched(len(index))
-        return taken
+        return self.x_NF[index] if self.file is None else self.file.take(index)
 
     def order(self, sides: Iterable[int]) -> NDArray[np.int64]:
         """Return the indices of the rows of some sides, sorted by key: the same whatever order they came in."""
@@ -57,31 +52,35 @@ class Rows:
         return wanted[np.argsort(self.key[wanted], kind="stable")]
 
 
-class Mapped:
-    """Features in a file, of which the process keeps no more than a limit in its memory.
+class FeatureFile:
+    """Features in a file: mapped into memory if they are within a limit, else read row by row when they are wanted.
 
-    The kernel counts a page as the process's own once it was touched, so pages are given back now and then. They stay
-    in the kernel's cache as long as there is room.
+    Reading through a map would leave pages in the process's memory, since Linux 6.18 up to 2 MiB for each row.
 
     Args:
         file: Float32; may be closed afterwards.
         width: Features of a row.
-        limit_bytes: What may stay, about.
+        limit_bytes: What may be in memory.
     """
 
     def __init__(self, file: IO[bytes], width: int, limit_bytes: int) -> None:
-        self._map = mmap.mmap(file.fileno(), 0)
-        self.x_NF: NDArray[np.float32] = np.frombuffer(self._map, np.float32).reshape(-1, width)
-        # A row brings its neighbours' pages along.
-        self._rows = max(1, limit_bytes // (4 * width + _AROUND)) if len(self._map) > limit_bytes else math.inf
-        self._touched = 0
+        pages = mmap.mmap(file.fileno(), 0)
+        self.x_NF: NDArray[np.float32] = np.frombuffer(pages, np.float32).reshape(-1, width)
+        self._descriptor: int | None = None
+        if len(pages) > limit_bytes:
+            self._descriptor = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._descriptor)
 
-    def touched(self, rows: int) -> None:
-        """Take note that so many rows were read."""
-        self._touched += rows
-        if self._touched > self._rows:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+    def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return some rows: a copy."""
+        if self._descriptor is None:
+            return self.x_NF[index]
+        taken = np.empty((len(index), self.x_NF.shape[1]), np.float32)
+        size = taken[:1].nbytes
+        for row, number in zip(taken, index.tolist(), strict=True):
+            if os.preadv(self._descriptor, [row.data], number * size) != size:
+                raise OSError(f"Row {number} of a file of features cannot be read: the file is too short.")
+        return taken
 
 
 @dataclass
@@ -205,13 +204,13 @@ class _Parts:
         self._x.clear()
 
     def finish(self, width: int, limit_bytes: int) -> Rows:
-        mapped = None
+        file = None
         if self._file is not None and self._file.tell() + len(self._x):
             self.spill(Path())
             self._file.flush()
-            mapped = Mapped(self._file, width, limit_bytes)
-            self._file.close()  # the map stays
-            x_NF = mapped.x_NF
+            file = FeatureFile(self._file, width, limit_bytes)
+            self._file.close()  # what maps it stays
+            x_NF = file.x_NF
         else:
             x_NF = np.concatenate(self._x) if self._x else np.empty((0, width), np.float32)
         self._x.clear()
@@ -220,7 +219,7 @@ class _Parts:
             return Rows(x_NF, pa.array([], pa.string()), none.astype(float), none, none.astype(int), none.astype("i1"))
         rest = pa.Table.from_batches(self._rest).combine_chunks()
         numbers = {name: rest[name].to_numpy().copy() for name in ("target", "weight", "key", "side")}
-        return Rows(x_NF=x_NF, label=rest["label"].combine_chunks(), mapped=mapped, **numbers)
+        return Rows(x_NF=x_NF, label=rest["label"].combine_chunks(), file=file, **numbers)
 
 
 def features_file(folder: Path, replica: int) -> Path:
