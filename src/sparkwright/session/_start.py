@@ -124,6 +124,9 @@ def _defaults(local: bool, quiet: bool) -> dict[str, str]:
         # Python gets rows in batches, and the first when it is full: Spark's 64 MiB are thousands of photos, which a
         # task would have to read before it scores the first one.
         "spark.sql.execution.arrow.maxBytesPerBatch": "4m",
+        # For workers that need more slots than the cluster has Spark waits in silence; half a minute, not ten.
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "5s",
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "6",
     }
     if local:
         settings |= {
