@@ -39,8 +39,9 @@ from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.gang import Gang
 
 PING_BYTES = (4, 1 << 20, 64 << 20)
-SECONDS_AT_MOST = 4.0  # for the syncs of one measurement, about
-LIMIT_S = 120  # for one measurement
+SECONDS_AT_MOST = 3.0  # for the syncs of one measurement, about
+LIMIT_S = 300  # for all measurements with some number of workers
+COMPRESSED_AT_MOST = 4e8  # parameters of all workers: codecs need room for several copies
 
 
 class Barrier:
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=float, nargs="+", default=[1, 25, 138], help="in millions")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--compression", nargs="*", default=["float16", "int8"])
+    parser.add_argument("--compression", nargs="*", default=["int8"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sync_cost.json")
     given = parser.parse_args()
     link = measure_link()
@@ -80,15 +81,50 @@ def main() -> None:
         "syncs": [],
     }
     print(json.dumps({name: report[name] for name in ("latency_s", "bandwidth", "add", "lanes")}), flush=True)
-    for millions in given.parameters:
-        for workers in given.workers:
-            for compression in (None, *given.compression):
-                row = sync(int(millions * 1e6), workers, compression)
-                if compression is None:
-                    row["model_s"] = model_s(4 * int(millions * 1e6), workers, report)
-                report["syncs"].append(row)
-                print(json.dumps(row), flush=True)
-                given.out.write_text(json.dumps(report, indent=2) + "\n")
+    for workers in given.workers:
+        wanted = [
+            (int(1e6 * millions), compression)
+            for millions in given.parameters
+            for compression in (None, *given.compression)
+            if compression is None or 1e6 * millions * workers < COMPRESSED_AT_MOST
+        ]
+        found = gang(workers, _syncs, wanted)
+        for (parameters, compression), ranks in zip(wanted, zip(*found, strict=True), strict=True):
+            row = {
+                "parameters": parameters,
+                "workers": workers,
+                "compression": compression,
+                "seconds": max(one["seconds"] for one in ranks),
+                "syncs": ranks[0]["syncs"],
+                "bytes_all": sum(one["bytes"] for one in ranks),
+                "bytes_rank0": ranks[0]["bytes"],
+            }
+            if compression is None:
+                row["model_s"] = model_s(4 * parameters, workers, report)
+            report["syncs"].append(row)
+            print(json.dumps(row), flush=True)
+        given.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the bill as a table in Markdown."""
+    lines = [
+        "| parameters | workers | sent by all | seconds | foretold | compressed: sent, seconds |",
+        "|" + "---|" * 6,
+    ]
+    for row in report["syncs"]:
+        if row["compression"] is None:
+            others = [
+                f"{other['compression']}: {other['bytes_all'] / 1e6:,.1f} MB, {other['seconds']:.4f}"
+                for other in report["syncs"]
+                if other["compression"] and all(other[name] == row[name] for name in ("parameters", "workers"))
+            ]
+            lines.append(
+                f"| {row['parameters'] / 1e6:g} M | {row['workers']} | {row['bytes_all'] / 1e6:,.1f} MB | "
+                f"{row['seconds']:.4f} | {row['model_s']:.4f} | {'; '.join(others)} |"
+            )
+    return "\n".join(lines)
 
 
 def model_s(size: int, workers: int, report: dict[str, Any]) -> float:
@@ -113,20 +149,6 @@ def measure_add() -> float:
     torch.set_num_threads(1)
     left, right = torch.zeros(16 << 20), torch.zeros(16 << 20)
     return left.nbytes / timed(lambda: left.add_(right), 2.0)[0]
-
-
-def sync(parameters: int, workers: int, compression: str | None) -> dict[str, Any]:
-    """Return what one sum over as many replicas as workers costs."""
-    found = gang(workers, _sync, parameters, compression)
-    return {
-        "parameters": parameters,
-        "workers": workers,
-        "compression": compression,
-        "seconds": max(one["seconds"] for one in found),
-        "syncs": found[0]["syncs"],
-        "bytes_all": sum(one["bytes"] for one in found),
-        "bytes_rank0": found[0]["bytes"],
-    }
 
 
 def gang(workers: int, work: Callable[..., Any], *parameters: Any) -> list[Any]:
@@ -189,26 +211,27 @@ def _ping(joined: Gang) -> dict[int, float]:
     return seconds
 
 
+def _syncs(joined: Gang, wanted: Sequence[tuple[int, str | None]]) -> list[dict[str, float]]:
+    return [_sync(joined, parameters, compression) for parameters, compression in wanted]
+
+
 def _sync(joined: Gang, parameters: int, compression: str | None) -> dict[str, float]:
-    part = torch.randn(parameters) * 1e-3
-    own = torch.empty_like(part)
+    """Return what one sum over as many replicas as workers costs this one."""
+    own = torch.empty(parameters).fill_(0.0)
     codec = make_codec(compression, TrainingConfig().compression_share)
 
-    def once() -> None:
-        own.copy_(part)
+    def once() -> float:
         started = time.perf_counter()
         joined.tree_sum([own], codec)
-        taken.append(time.perf_counter() - started)
+        return time.perf_counter() - started
 
-    taken: list[float] = []
     once()  # connects, and touches the memory
-    milliseconds = joined.agree(int(1000 * taken[0]))
+    milliseconds = joined.agree(int(1000 * once()))
     turns = max(3, min(50, int(1000 * SECONDS_AT_MOST / max(1, milliseconds))))
-    taken.clear()
-    before = joined.sent_bytes
+    before, taken = joined.sent_bytes, list[float]()
     for _ in range(turns):
         joined.agree(0)  # all begin together
-        once()
+        taken.append(once())
     return {"seconds": statistics.median(taken), "syncs": turns, "bytes": (joined.sent_bytes - before) // turns}
 
 
