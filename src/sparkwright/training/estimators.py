@@ -393,7 +393,7 @@ class MLPClassifier(_MLPEstimator):
             goes on there when it is fitted again; one of another configuration or other rows is refused.
         checkpointSeconds: Seconds between two checkpoints.
         stallLimitSeconds: How long a worker may neither take a step nor wait for others.
-        memoryMib: Features that a worker keeps in memory; more are memory-mapped.
+        memoryMib: Features that a worker keeps in memory; more are read from its local disk when they are wanted.
 
     Example:
         >>> model = MLPClassifier(splitCol="split", hiddenLayers=[128]).fit(features)   # doctest: +SKIP

@@ -85,7 +85,8 @@ def train(
             spot machines and many steps between syncs; it needs a `run`. The weights are the same.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
-        memory_mib: Features that a worker keeps in memory; more are memory-mapped from Spark's local disk.
+        memory_mib: Features that a worker keeps in memory; more are read from Spark's local disk when they are
+            wanted.
         stall_limit_s: How long a worker may be silent, or neither take a step nor wait for another, before the
             attempt ends. A slow one that steps is waited for.
         run: A run's folder (path or URI) that driver and workers share, for checkpoints; None keeps none.

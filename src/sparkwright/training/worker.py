@@ -45,7 +45,7 @@ class TrainingJob:
         workers: How many tasks the stage has.
         classes: Labels that are allowed.
         invalid: Whether rows that cannot be trained on are left out.
-        memory_bytes: Features that a worker keeps in memory; more are memory-mapped.
+        memory_bytes: Features that a worker keeps in memory; more are read from its local disk when they are wanted.
         channel: Where events go.
         stall_limit_s: How long a worker may be silent, or neither get on nor wait for another.
         checkpoints: Folder of the checkpoints; None keeps none.
