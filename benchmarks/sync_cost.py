@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--compression", nargs="*", default=["int8"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sync_cost.json")
+    parser.add_argument("--page", type=Path, help="of the docs, whose table is to be replaced")
     given = parser.parse_args()
     link = measure_link()
     add = measure_add()
@@ -105,6 +106,10 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         given.out.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report))
+    if given.page:
+        before, _, rest = given.page.read_text().partition("<!-- measured -->\n")
+        after = rest.partition("<!-- end -->")[2]
+        given.page.write_text(f"{before}<!-- measured -->\n{table(report)}\n<!-- end -->{after}")
 
 
 def table(report: dict[str, Any]) -> str:
@@ -124,6 +129,11 @@ def table(report: dict[str, Any]) -> str:
                 f"| {row['parameters'] / 1e6:g} M | {row['workers']} | {row['bytes_all'] / 1e6:,.1f} MB | "
                 f"{row['seconds']:.4f} | {row['model_s']:.4f} | {'; '.join(others)} |"
             )
+    lines += [
+        "",
+        f"{report['hardware']['cores']} cores; latency {1e6 * report['latency_s']:.0f} µs, bandwidth "
+        f"{report['bandwidth'] / 1e9:.2f} GB/s, adding {report['add'] / 1e9:.1f} GB/s, {report['lanes']} lanes.",
+    ]
     return "\n".join(lines)
 
 

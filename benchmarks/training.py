@@ -101,7 +101,7 @@ def ratios(runs: list[dict[str, Any]], h2o: dict[str, Any] | None = None) -> dic
         "gang over 2 x plain_1": lambda r: speed(r, "gang") / (2 * speed(r, "plain_1")),
         "gang over distributor": lambda r: speed(r, "gang") / speed(r, "distributor"),
         "gang over distributor, wall": lambda r: r["distributor"]["wall_s"] / r["gang"]["wall_s"],
-        "share of Spark in the gang's wall": lambda r: r["gang"]["spark_s"] / r["gang"]["wall_s"],
+        "Spark's part of a training of a minute": lambda r: r["gang"]["spark_s"] / 60,
     }
     if h2o:
         found["gang over h2o"] = lambda r: speed(r, "gang") / h2o["rows_per_s"]
