@@ -1,6 +1,6 @@
 """Which strategy when: how good is a model after so many syncs, and so many bytes?
 
-    python benchmarks/strategies.py --mnist FOLDER [--features PARQUET ...] [--seeds 2] [--quick]
+    python benchmarks/strategies.py --mnist FOLDER [--features NAME=FOLDER ...] [--seeds 2] [--rows 50000] [--quick]
 
 Trains with all-reduce, averaging and the outer optimiser, with 1, 4, 16 and 64 steps between syncs, compressed or not,
 all else equal, in this process's children: the transport has no part in the weights. After the last epoch the
@@ -66,33 +66,36 @@ RESULTS = Path(__file__).parent / "results" / "strategies.json"
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training: the rows' source, what is compared, the seed."""
+    """One training: the rows' name and source, what is compared, the seed."""
 
+    name: str
     source: str
     settings: tuple[tuple[str, Any], ...]
     seed: int
+    rows: int
     quick: bool
 
     @property
     def config(self) -> TrainingConfig:
-        kind = "mnist" if is_mnist(Path(self.source)) else "features"
-        quick = {"epochs": 1} if self.quick else {}
-        return TrainingConfig(**SHARED | SETTINGS[kind] | dict(self.settings) | quick, seed=self.seed)
+        own = SETTINGS.get(self.name, SETTINGS["features"]) | dict(self.settings) | {"seed": self.seed}
+        return TrainingConfig(**SHARED | own | ({"epochs": 1} if self.quick else {}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mnist", type=Path, help="folder of MNIST's .gz files, named mnist")
-    parser.add_argument("--features", type=Path, nargs="*", default=[], help="Parquet files or folders of features")
+    parser.add_argument("--mnist", help="folder of MNIST's .gz files")
+    parser.add_argument("--features", nargs="*", default=[], help="named folders of features: caltech=run/features")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="one epoch of a tenth of the rows: does it run?")
+    parser.add_argument("--rows", type=int, default=50_000, help="of MNIST to train on, at most")
+    parser.add_argument("--quick", action="store_true", help="one epoch of 2,000 rows: does it run?")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--images", type=Path, default=DOCS)
     arguments = parser.parse_args()
-    sources = [str(path) for path in ([arguments.mnist] if arguments.mnist else []) + arguments.features]
+    sources = dict(pair.split("=", 1) for pair in arguments.features)
+    sources |= {"mnist": arguments.mnist} if arguments.mnist else {}
     trials = [
-        Trial(source, tuple(settings.items()), seed, arguments.quick)
-        for source in sources
+        Trial(name, path, tuple(settings.items()), seed, 2000 if arguments.quick else arguments.rows, arguments.quick)
+        for name, path in sources.items()
         for settings in compared()
         for seed in range(arguments.seeds)
     ]
@@ -101,6 +104,7 @@ def main() -> None:
     report = {
         "settings": SETTINGS,
         "seeds": arguments.seeds,
+        "rows": arguments.rows,
         "quick": arguments.quick,
         "seconds": round(time.perf_counter() - started, 1),
         "versions": library_versions(),
@@ -136,13 +140,13 @@ def run_all(trials: Sequence[Trial]) -> list[tuple[Trial, dict[str, Any]]]:
         for future in as_completed(futures):
             done.append((futures[future], future.result()))
             trial, found = done[-1]
-            print(f"{len(done)}/{len(trials)} {Path(trial.source).name} {dict(trial.settings)} {found}", flush=True)
+            print(f"{len(done)}/{len(trials)} {trial.name} {dict(trial.settings)} {found}", flush=True)
     return done
 
 
 def run(trial: Trial) -> dict[str, Any]:
     """Train once; return what the validation rows say after the last epoch, and what was sent."""
-    table, config = rows_of(trial.source, trial.quick), trial.config
+    table, config = rows_of(trial.source, trial.rows), trial.config
     started = time.perf_counter()
     result = fit_table(table, config, split="split")
     last = result.history[-1]
@@ -171,38 +175,35 @@ def sync_bytes(config: TrainingConfig, table: pa.Table) -> int:
 
 
 @functools.cache
-def rows_of(source: str, quick: bool) -> pa.Table:
-    """Return features, label and split of all rows but the test rows."""
+def rows_of(source: str, most: int) -> pa.Table:
+    """Return features, label and split of all rows but the test rows; of MNIST at most so many to train on."""
     path = Path(source)
-    if is_mnist(path):
+    if (path / "train-images-idx3-ubyte.gz").exists():
         images = np.frombuffer(gzip.decompress((path / "train-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
         labels = np.frombuffer(gzip.decompress((path / "train-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
         pixels = pa.array(images.astype(np.float32) / 255)
-        split = np.where(np.arange(len(labels)) < len(labels) - 10_000, "train", "validation")
+        place = np.arange(len(labels))
+        split = np.where(place < min(most, 50_000), "train", np.where(place < 50_000, "test", "validation"))
         columns = {"features": pa.FixedSizeListArray.from_arrays(pixels, 784), "label": labels.astype(np.int64)}
         table = pa.table({**columns, "split": split})
     else:
-        table = pq.read_table(path, columns=["features", "label", "split"])
-        table = table.filter(pc.not_equal(table["split"], "test"))
-    return table.take(np.arange(0, len(table), 10)) if quick else table
-
-
-def is_mnist(path: Path) -> bool:
-    return (path / "train-images-idx3-ubyte.gz").exists()
+        table = pq.read_table(next(path.glob("data-*"), path), columns=["features", "label", "split"])
+        table = table.filter(pc.is_valid(table["features"]))  # of what could not be read
+    return table.filter(pc.not_equal(table["split"], "test"))
 
 
 def summarised(done: Sequence[tuple[Trial, dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return means and deviations over the seeds."""
     found: dict[tuple[str, Any], list[dict[str, Any]]] = {}
     for trial, result in done:
-        found.setdefault((trial.source, trial.settings), []).append(result)
+        found.setdefault((trial.name, trial.settings), []).append(result)
     rows = []
-    for (source, settings), results in sorted(found.items(), key=str):
-        row = {"rows": Path(source).stem, **dict(settings)}
-        for name in results[0]:
-            values = [result[name] for result in results]
-            row[name] = statistics.mean(values)
-            if name == "error" and len(values) > 1:
+    for (name, settings), results in sorted(found.items(), key=str):
+        row = {"rows": name, **dict(settings)}
+        for figure in results[0]:
+            values = [result[figure] for result in results]
+            row[figure] = statistics.mean(values)
+            if figure == "error" and len(values) > 1:
                 row["deviation"] = statistics.stdev(values)
         rows.append(row)
     return rows
