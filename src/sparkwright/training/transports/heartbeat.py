@@ -1,6 +1,6 @@
 """How the workers of a gang see that all of them live and get on, so that none waits for ever.
 
-Each worker has a thread that tells rank 0 every second or two how often it got on (steps, messages, batches of rows)
+Each worker has a thread that tells rank 0 every second how often it got on (steps, messages, batches of rows)
 and whether it waits for another. Rank 0 judges: a worker that is silent, or that neither gets on nor waits, has failed,
 and so has a gang whose workers all wait. One that is slow has not: the others wait as long as it steps. A process that
 dies, or an error that a worker leaves with, is noticed at once by the end of its connection. The verdict goes to all.
@@ -27,6 +27,7 @@ GRACE_S = 15.0
 """How long a worker may take to leave after a verdict; then its process ends."""
 
 _LINE_BYTES = 1 << 16  # at most: who sends more is no worker
+_PARTING_S = 2.0  # how long rank 0 waits for the others to close their connections
 _SAID_LETTERS = 2000  # of an error, to the others
 
 
@@ -84,7 +85,7 @@ class Judge:
         """Return the verdict when a worker's connection ends; None if it had said goodbye."""
         if rank in self._left:
             return None
-        return f"{self._names[rank]} is gone: its process or its machine ended {self._place(rank)}."
+        return f"{self._names[rank]} is gone: its process or its machine ended, last heard of {self._place(rank)}."
 
     def failed(self, rank: int, error: str) -> str:
         """Return the verdict when a worker leaves with an error."""
@@ -181,12 +182,28 @@ class Watch:
                 if self._woken in ready:
                     return
         finally:
-            for sock in list(self._ranks):
-                self._say(sock, {"bye": True})
-                self._drop(sock)
+            self._part()
             self._selector.close()
             for sock in (self._server, self._woken, self._wake):
                 sock.close()
+
+    def _part(self) -> None:
+        """Close all connections, once the others have: what is sent to one that closes too early is never read."""
+        self._selector.unregister(self._server)
+        self._selector.unregister(self._woken)
+        for sock in self._ranks:
+            self._say(sock, {"bye": True})
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + _PARTING_S
+        while self._ranks and time.monotonic() < deadline:
+            for key, _ in self._selector.select(0.1):
+                with contextlib.suppress(OSError):
+                    if isinstance(key.fileobj, socket.socket) and key.fileobj.recv(_LINE_BYTES):
+                        continue
+                self._drop(key.fileobj)  # type: ignore[arg-type]
+        for sock in list(self._ranks):
+            self._drop(sock)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -323,10 +340,11 @@ class Heartbeat:
         while not self._left.is_set():
             if os.getppid() != self._parent:  # nobody would take this worker's result
                 os._exit(1)
-            try:
-                if clock.now() - told >= self._beat_s:
-                    told = clock.now()
+            if clock.now() - told >= self._beat_s:
+                told = clock.now()
+                with contextlib.suppress(OSError):  # the connection has ended: what was said before is still read
                     self._say(asdict(self._pulse()))
+            try:
                 data = self._socket.recv(_LINE_BYTES)
             except TimeoutError:
                 if clock.now() - heard > self._limit_s:
@@ -364,4 +382,4 @@ class Heartbeat:
 
 def beat_s(limit_s: float) -> float:
     """Return the seconds between two beats."""
-    return max(0.05, min(2.0, limit_s / 8))
+    return max(0.05, min(1.0, limit_s / 8))
