@@ -6,28 +6,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 
 from sparkwright.errors import InputError
+from sparkwright.events import EpochEnded, Event, Warned
 from sparkwright.networks.mlp import mlp
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import FeatureManifest
+from sparkwright.training import fit
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.replica import Replica
+from sparkwright.training.worker import TrainingJob
 from sparkwright.transfer import train_features
 
 pytestmark = [pytest.mark.timeout(420)]
 
-CONFIG = TrainingConfig(
-    epochs=20, hidden=(8,), replicas=2, batch_size=8, learning_rate=1e-3, refit=True, patience=None
-)
+CONFIG = TrainingConfig(epochs=20, hidden=(8,), replicas=2, batch_size=8, learning_rate=1e-3, refit=True, patience=None)
 SETTINGS = ["epochs=20", "hidden=[8]", "batch_size=8", "learning_rate=1e-3", "patience=null"]
 
 
@@ -80,6 +84,64 @@ def kill_when(condition: Callable[[], bool], command: list[str], cwd: Path) -> s
             process.send_signal(signal.SIGKILL)
             process.wait()
         return (cwd / "log").read_text()
+
+
+@dataclass(frozen=True)
+class KilledJob(TrainingJob):
+    """Rank 1 is killed in the midst of a step, when it comes again while it writes a checkpoint, and then no more."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import BarrierTaskContext
+
+        from sparkwright.training import checkpoints
+
+        marks = Path((self.checkpoints or "").removeprefix("file://")).parent
+        backward, write = Replica.backward, checkpoints.write_file
+
+        def die_once(name: str) -> None:
+            if not (marks / name).exists():
+                (marks / name).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def dying_backward(replica: Any, number: int, step: int) -> None:
+            if step == 33:
+                die_once("step")
+            backward(replica, number, step)
+
+        def dying_write(folder: str, name: str, tensors: Any) -> str:
+            if "selection-00008" in folder:
+                die_once("checkpoint")
+            return write(folder, name, tensors)
+
+        if BarrierTaskContext.get().partitionId() == 1:
+            Replica.backward = dying_backward  # type: ignore[method-assign]
+            checkpoints.write_file = dying_write
+        try:
+            yield from super().__call__(batches)
+        finally:
+            Replica.backward = backward  # type: ignore[method-assign]  # the process may be used again
+            checkpoints.write_file = write
+
+
+@pytest.mark.connect
+def test_a_worker_that_is_killed_twice_changes_no_bit(
+    spark: SparkSession, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(fit, "TrainingJob", KilledJob)
+    events: list[Event] = []
+    rows = spark.read.parquet(f"{data.folder}/data-1/computed")
+    result = fit.train(
+        rows, CONFIG, split="split", run=str(tmp_path), checkpoint_s=0, num_workers=2, emit=events.append
+    )
+    assert weights_digest(result.head) == data.digest(CONFIG)
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert [message.partition(":")[0].partition(", ")[0] for message in told] == [
+        f"Attempt {number} of the training failed and is followed by another" for number in (1, 2)
+    ]
+    assert "from its checkpoint in the selection at epoch" in told[1]
+    assert [event.epoch for event in events if isinstance(event, EpochEnded)] == list(range(1, 21))  # each once
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "step"]
 
 
 @pytest.mark.cluster
