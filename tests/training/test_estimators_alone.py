@@ -349,6 +349,31 @@ def test_settings_of_the_run_are_checked_with_the_others(table: pd.DataFrame, tm
         classifier(transport="rounds").fit(table)
 
 
+def test_rows_that_are_left_out_are_told(table: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+    broken = table.assign(sepal=[np.nan, np.inf, *table["sepal"][2:]])
+    with pytest.raises(
+        ColumnError, match="2 of 240 rows cannot be trained on: 2 where `sepal` is null, NaN or infinite"
+    ):
+        classifier().fit(broken)
+    fitted = classifier(handleInvalid="skip").fit(broken)
+    assert fitted.getModel().lineage["training"]["skipped"] == 2
+    assert caplog.messages == ["2 rows could not be trained on and were left out."]
+
+
+def test_progress_shows_on_a_terminal_unless_it_is_not_wanted(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    classifier(progress=False).fit(table)
+    assert capsys.readouterr() == ("", "")
+    classifier(refit=True, validationFraction=0.2).fit(table)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Training" in shown.err
+    assert "15 epochs" in shown.err
+
+
 def test_an_estimator_with_a_model_in_memory_is_not_saved(model: MLPClassificationModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save the model first, and set initialModel to where it lies"):
         classifier(initialModel=model).save(str(tmp_path / "estimator"))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import InputError
-from sparkwright.events import Emit, ignore
+from sparkwright.events import Emit, Warned, ignore
 from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.training.checkpoints import FOLDER, Checkpoints, newest, training_fingerprint
@@ -172,6 +172,8 @@ def _fit(
         data = population.fingerprint() | ({} if initial is None else {"initial": initial.fingerprint()})
         checkpoints.fingerprint = training_fingerprint(config, data)
     seconds = {"rows": time.perf_counter() - started}
+    if store.census.problems:
+        emit(Warned(f"{store.census.problems.total():,} rows could not be trained on and were left out."))
     outcome = train_head(config, population, store.finish(population.width), transport, emit, checkpoints, initial)
     return TrainingResult.build(
         config,

@@ -2,8 +2,11 @@
 
 # ruff: noqa: N815  Params are camelCase
 
+import logging
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -14,7 +17,9 @@ from pyspark.sql import DataFrame
 
 from sparkwright.data.local import column_names, is_local, to_arrow
 from sparkwright.errors import ColumnError, InputError, NameUnknownError, did_you_mean
+from sparkwright.events import Bus, Emit, Stamped, Warned, WorkerLost
 from sparkwright.models import Model
+from sparkwright.monitoring.progress import TerminalProgress
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_table
@@ -35,6 +40,8 @@ from sparkwright.training.trained_models import (
 )
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
+
+log = logging.getLogger(__name__)
 
 # Param → field of TrainingConfig, which also has its default.
 _SHARED = {
@@ -161,6 +168,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     runDir = _param("runDir", "folder for checkpoints, to go on from; None: none", _anything)
     checkpointSeconds = _param("checkpointSeconds", "seconds between two checkpoints", TypeConverters.toFloat)
     stallLimitSeconds = _param("stallLimitSeconds", "how long a worker may stall", TypeConverters.toFloat)
+    progress = _param("progress", "show progress where there is a terminal", TypeConverters.toBoolean)
     memoryMib = _param("memoryMib", "features that a worker keeps in memory, in MiB", TypeConverters.toInt)
 
     def __init__(self, **params: Any) -> None:
@@ -180,6 +188,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             runDir=None,
             checkpointSeconds=CHECKPOINT_S,
             stallLimitSeconds=STALL_LIMIT_S,
+            progress=True,
             memoryMib=MEMORY_MIB,
             **{param: _plain(getattr(config, field)) for param, field in self.fields.items()},
         )
@@ -253,6 +262,15 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             )
         return super().fit(dataset, params)
 
+    @contextmanager
+    def _listening(self) -> Iterator[Emit]:
+        """Return what hears of the training."""
+        if not (self.getOrDefault(self.progress) and sys.stderr.isatty()):
+            yield Bus([_log_warning]).emit
+            return
+        with TerminalProgress() as terminal:
+            yield Bus([terminal]).emit
+
     def _fit(self, dataset: Any) -> TrainedModel:
         """Train on a gang of workers, or in this process for a table without Spark; see `train` and `fit_table`."""
         config, columns, types = self._checked(dataset)
@@ -269,19 +287,21 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
         }
         alone = len(columns.features) == 1 and pa.types.is_nested(types.field(columns.features[0]).type)
         key = None
-        if isinstance(dataset, DataFrame):
-            result = train(
-                dataset,
-                config,
-                num_workers=self.getOrDefault(self.numWorkers),
-                transport=self.getOrDefault(self.transport),
-                stall_limit_s=self.getOrDefault(self.stallLimitSeconds),
-                memory_mib=self.getOrDefault(self.memoryMib),
-                **common,
-            )
-            key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone else None
-        else:
-            result = fit_table(dataset, config, **common)
+        with self._listening() as emit:
+            if isinstance(dataset, DataFrame):
+                result = train(
+                    dataset,
+                    config,
+                    num_workers=self.getOrDefault(self.numWorkers),
+                    transport=self.getOrDefault(self.transport),
+                    stall_limit_s=self.getOrDefault(self.stallLimitSeconds),
+                    memory_mib=self.getOrDefault(self.memoryMib),
+                    emit=emit,
+                    **common,
+                )
+                key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone else None
+            else:
+                result = fit_table(dataset, config, emit=emit, **common)
         model = self.model_class(
             model=to_model(result, key),
             inputCol=columns.features[0] if alone else None,
@@ -340,6 +360,11 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
         return problems
 
 
+def _log_warning(stamped: Stamped) -> None:
+    if isinstance(stamped.event, Warned | WorkerLost):
+        log.warning(stamped.event.message)
+
+
 def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
     """Return the types of a table's columns.
 
@@ -370,10 +395,9 @@ def _plain(value: Any) -> Any:
 class MLPClassifier(_MLPEstimator):
     """Trains a classifier of features: a linear layer, or a multi-layer perceptron, by averaging replicas.
 
-    The Params are the fields of `TrainingConfig` in camelCase, with its defaults, and:
-
     `fit` takes DataFrames of Spark; or, without Spark and with the same result, DataFrames of pandas, tables of Arrow
-    and mappings from names to arrays of NumPy.
+    and mappings from names to arrays of NumPy. The Params are the fields of `TrainingConfig` in camelCase, with its
+    defaults, and:
 
     Args:
         featuresCol: Vectors or arrays of numbers.
@@ -393,6 +417,8 @@ class MLPClassifier(_MLPEstimator):
             goes on there when it is fitted again; one of another configuration or other rows is refused.
         checkpointSeconds: Seconds between two checkpoints.
         stallLimitSeconds: How long a worker may neither take a step nor wait for others.
+        progress: Show stages, epochs, rate and time left on standard error, where that is a terminal. Warnings go to
+            Python's logging where it is none.
         memoryMib: Features that a worker keeps in memory; more are read from its local disk when they are wanted.
 
     Example:
