@@ -17,6 +17,7 @@ from sparkwright.training import arrays
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.fit import train
 from sparkwright.training.head import train_head
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.strategies import make_strategy
@@ -147,6 +148,20 @@ def test_an_interval_is_measured_on_real_clocks_too() -> None:
     (chosen,) = (event for event in seen if isinstance(event, SyncIntervalChosen))
     assert result.sync_every == chosen.every >= 1
     assert chosen.share <= 0.05
+
+
+@pytest.mark.connect
+def test_a_gang_measures_and_compresses_to_the_bits_of_one_process(spark: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
+    rows = spark.createDataFrame(
+        [(values.tolist(), int(values[0] > 0)) for values in x], "features array<float>, label long"
+    )
+    seen: list[Event] = []
+    config = CONFIG.replace(compression="int8", epochs=2)
+    result = train(rows, config, num_workers=2, emit=seen.append)
+    assert [event.every for event in seen if isinstance(event, SyncIntervalChosen)] == [result.sync_every]
+    assert same(result, fit_arrays(x, (x[:, 0] > 0).astype(int), config.replace(sync_every=result.sync_every)))
+    assert all(event.saved_bytes > 2 * event.sent_bytes > 0 for event in result.history)
 
 
 def test_a_strategy_is_not_made_before_the_interval_is_known() -> None:
