@@ -123,7 +123,12 @@ class Job:
 
     def __post_init__(self) -> None:
         self._log = (self.folder / "job.log").open("ab")
-        environment = {**os.environ, "SPARKWRIGHT_SOAK": self.token, "SPARK_LOCAL_IP": "127.0.0.1"}
+        environment = {
+            **os.environ,
+            "PYSPARK_PYTHON": sys.executable,
+            "SPARKWRIGHT_SOAK": self.token,
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        }
         self.process = subprocess.Popen(
             self.command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
@@ -156,7 +161,11 @@ class Job:
         self.process.wait()
 
     def end(self) -> None:
-        self.process.wait(60)
+        """Wait for its end; one that was interrupted is killed."""
+        try:
+            self.process.wait(0 if isinstance(sys.exception(), KeyboardInterrupt | SystemExit) else 60)
+        except subprocess.TimeoutExpired:
+            self.kill()
         self._log.close()
 
 
@@ -234,6 +243,8 @@ class Soak:
             run["ok"] = run.get("digest") == self.expected and not run["left"]
             self.runs.append(run)
             print(json.dumps(run), flush=True)
+            if "digest" not in run:
+                return
 
     def _run(self, run: str, token: str, goal: int) -> dict[str, Any]:
         """Train once to the end, through kills."""
@@ -246,8 +257,10 @@ class Soak:
         drivers = 0
         while True:
             job, drivers = Job(command, self.folder, token), drivers + 1
-            outcome = self._watch(job, run, token, goal)
-            job.end()
+            try:
+                outcome = self._watch(job, run, token, goal)
+            finally:
+                job.end()
             warnings += job.warnings
             if outcome != "driver":
                 storage.remove(run)
@@ -365,7 +378,7 @@ def cluster(folder: Path, *, yarn: bool) -> Iterator[tuple[str, str, dict[str, s
             "spark.yarn.jars": f"local:{Path(pyspark.__file__).parent}/jars/*",
             "spark.executor.instances": "2",
             "spark.yarn.am.memory": "512m",
-            "spark.yarn.max.executor.failures": "1000",
+            "spark.executor.maxNumFailures": "1000",
             "spark.driver.host": "127.0.0.1",
         }
         yield "yarn", f"{ready.read_text().strip().rstrip('/')}/soak", settings | more
@@ -392,6 +405,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     given = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it started ends with it
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         x, y, split = table(given.rows)
