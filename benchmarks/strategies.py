@@ -9,8 +9,8 @@ and test rows are left alone. Rows: MNIST's training photos, the last 10,000 of 
 ``.gz`` files); features from `sparkwright featurize` or `transfer`: columns ``features``, ``label``, ``split``.
 
 Bytes are those of a replica a worker: R - 1 messages up the tree and R - 1 from rank 0, of the length that the codec
-gives them. The results go to ``results/strategies.json``, charts to ``docs/images/strategies-*.svg``, a table in
-Markdown to standard output.
+gives them. The results go to ``results/strategies.json``, charts to ``docs/images/strategies-*.svg``, and both, as
+tables and pictures, to the end of ``docs/how-to/strategies.md``.
 """
 
 import argparse
@@ -60,7 +60,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "features": {"batch_size": 8, "replicas": 4, "epochs": 20},  # else the defaults for heads
 }
-DOCS = Path(__file__).parents[1] / "docs" / "images"
+DOCS = Path(__file__).parents[1] / "docs"
+MARK = "<!-- From here on made by benchmarks/strategies.py. -->\n"
 RESULTS = Path(__file__).parent / "results" / "strategies.json"
 
 
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000, help="of MNIST to train on, at most")
     parser.add_argument("--quick", action="store_true", help="one epoch of 2,000 rows: does it run?")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--images", type=Path, default=DOCS)
+    parser.add_argument("--docs", type=Path, default=DOCS)
     arguments = parser.parse_args()
     sources = dict(pair.split("=", 1) for pair in arguments.features)
     sources |= {"mnist": arguments.mnist} if arguments.mnist else {}
@@ -112,12 +113,7 @@ def main() -> None:
         "results": rows,
     }
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    arguments.images.mkdir(parents=True, exist_ok=True)
-    for source in dict.fromkeys(row["rows"] for row in rows):
-        own = [row for row in rows if row["rows"] == source]
-        for x, label in (("syncs", "syncs"), ("mib", "MiB sent by all replicas")):
-            (arguments.images / f"strategies-{source}-{x}.svg").write_text(picture(own, x, label))
-        print(f"\n{source}\n\n{markdown(own)}")
+    write_docs(arguments.docs, rows)
 
 
 def compared() -> list[dict[str, Any]]:
@@ -209,6 +205,22 @@ def summarised(done: Sequence[tuple[Trial, dict[str, Any]]]) -> list[dict[str, A
     return rows
 
 
+def write_docs(docs: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the charts, and the part of the page that the results make."""
+    parts = []
+    (docs / "images").mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(row["rows"] for row in rows):
+        own = [row for row in rows if row["rows"] == name]
+        for x, label in (("syncs", "syncs"), ("mib", "MiB sent by all replicas")):
+            (docs / "images" / f"strategies-{name}-{x}.svg").write_text(picture(own, x, label))
+            parts.append(f"![Error on {name} by {label}](../images/strategies-{name}-{x}.svg)\n")
+        parts.append(f"{markdown(own)}\n")
+    page = docs / "how-to" / "strategies.md"
+    before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else ""
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(before + MARK + "\n" + "\n".join(parts), encoding="utf-8")
+
+
 COLOURS = {"all_reduce": "#586574", "averaging": "#2563c9", "outer": "#c2510c"}
 DASHES = {"none": "", "int8": "6 3", "topk": "2 4", "threshold": "8 3 2 3"}
 
@@ -259,10 +271,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                     if (row["strategy"], row["compression"], row.get("sync_every", 1)) == (strategy, codec, every)
                 ]
                 spread = f" ± {100 * own[0]['deviation']:.2f}" if own and "deviation" in own[0] else ""
-                cells.append(f"{100 * own[0]['error']:.2f}{spread} % ({own[0]['mib']:,.0f} MiB)" if own else "")
+                cells.append(f"{100 * own[0]['error']:.2f}{spread} % ({size(own[0]['mib'])})" if own else "")
             name = strategy.replace("_", "-")
             lines.append(f"| {name} | {codec or 'all of it'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def size(mib: float) -> str:
+    return f"{mib:,.0f} MiB" if mib >= 10 else f"{mib:.2g} MiB"
 
 
 if __name__ == "__main__":
