@@ -23,6 +23,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fit import train
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rounds_driver import RoundJob
+from sparkwright.training.row_files import RowFiles
 
 pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
 
@@ -91,27 +92,32 @@ def test_rounds_give_the_weights_of_training_without_spark_and_read_the_source_o
 
 @dataclass(frozen=True)
 class DyingJob(RoundJob):
-    """Dies in its second sync, once."""
+    """Once dies, once loses its rows."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        died = Path((self.job.checkpoints or "").removeprefix("file://")).parent.parent / "died"
+        folder = Path((self.job.checkpoints or "").removeprefix("file://")).parent.parent
+        died, lost = folder / "died", folder / "lost"
         if self.log.begin is not None and not died.exists():
             died.touch()
             os.kill(os.getpid(), 9)
+        if died.exists() and not lost.exists():
+            lost.touch()
+            RowFiles(self.key, 1).remove()
         yield from super().__call__(batches)
 
 
-def test_a_task_that_is_killed_costs_its_round_and_no_row_is_read_again(
+def test_a_task_that_is_killed_costs_its_round_and_rows_are_read_again_only_where_they_are_lost(
     source: DataFrame, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds_driver, "RoundJob", DyingJob)
     events: list[Event] = []
     config = CONFIG.replace(epochs=2)
     result = train(source, config, num_workers=2, transport="rounds", run=str(tmp_path / "run"), emit=events.append)
-    assert (tmp_path / "died").exists()
-    assert "Attempt 1 of the training failed" in next(e.message for e in events if isinstance(e, Warned))
+    killed, lost = (event.message for event in events if isinstance(event, Warned))
+    assert "Attempt 1 of the training failed" in killed
+    assert "A task ran where its rows are not, so the rows are placed again" in lost
     assert digest(result) == digest(fit_arrays(*arrays, config))
-    assert reads(tmp_path) == 3
+    assert reads(tmp_path) == 6
 
 
 def test_what_rounds_cannot_do_is_said_before_the_job(source: DataFrame) -> None:
