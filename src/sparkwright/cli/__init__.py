@@ -54,7 +54,7 @@ def main() -> None:
     except (SparkwrightError, OSError) as error:
         if "--json" in sys.argv:
             print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}, ensure_ascii=False))
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError | ModelError) else 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -234,7 +234,11 @@ class Loop:
                 rows_RB[:, numbers.start : numbers.stop].sum(1),
                 last=numbers.stop == steps,
             )
-            self.strategy.advance(replicas, interval, self.transport)
+            try:
+                self.strategy.advance(replicas, interval, self.transport)
+            except Exception as error:
+                error.add_note(", ".join(f"replica {replica.index} in step {replica.step}" for replica in replicas))
+                raise
             state.pace.advanced(epoch, numbers, replicas)
             if self.checkpoints is not None and self.checkpoints.due(self.transport):
                 self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, cost), self.transport)

@@ -159,9 +159,10 @@ def report_failure(error: Exception, rank: int, hosts: tuple[range, ...]) -> str
     hosted = ", ".join(map(str, hosts[rank]))
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     own = "\n".join(f"  {line}" for line in frames.splitlines())
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return (
         f"Rank {rank} of {len(hosts)} (host {socket.gethostname()}, replicas {hosted}) failed: "
-        f"{type(error).__name__}: {error}\n  The worker's own traceback:\n{own}"
+        f"{type(error).__name__}: {error}{where}\n  The worker's own traceback:\n{own}"
     )
 
 
