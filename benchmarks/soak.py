@@ -368,7 +368,7 @@ def cluster(folder: Path, *, yarn: bool) -> Iterator[tuple[str, str, dict[str, s
         [program, scratch, "1", "1"], stdin=subprocess.PIPE, env={**os.environ, "PYTHON": sys.executable}
     )
     try:
-        ready, deadline = scratch / "conf" / "ready", time.monotonic() + 110
+        ready, deadline = scratch / "conf" / "ready", time.monotonic() + 300
         while not ready.exists() or not ready.read_text().strip():
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((scratch / "hadoop.log").read_text()[-3000:])
