@@ -67,7 +67,7 @@ class Strategy(ABC):
     def advance(self, replicas: Sequence[Replica], interval: Interval, transport: Transport) -> None:
         """Train the hosted replicas over an interval and combine them with all others; a collective call.
 
-        After an epoch's last interval all replicas are equal: validation and the best weights are taken then.
+        After an epoch's last interval all replicas have the same weights: validated, and kept if best, are these.
         """
 
 
