@@ -113,7 +113,7 @@ def test_whole_numbers_and_booleans_are_labels() -> None:
             "`features` must hold vectors, arrays of numbers, or numbers; it holds",
         ),
         ({"features": pa.list_(pa.string())}, "classification", "`features` must hold vectors, arrays of numbers, or"),
-        ({"features": pa.string()}, "classification", "it holds string. Make numbers of text: pandas' get_dummies"),
+        ({"features": pa.string()}, "classification", "it holds string. Text of numbers: read the file with"),
         ({"features": pa.date32()}, "classification", "Make numbers of times"),
         ({"label": pa.string()}, "regression", "`label` must hold numbers for a regression; it holds string"),
         ({"label": pa.date32()}, "classification", "`label` must hold text or whole numbers; it holds date32"),
@@ -137,8 +137,9 @@ def test_all_that_is_wrong_with_the_columns_is_said_at_once() -> None:
         "Column `wieght` not found in ['age', 'hours', 'label', 'weight']. Did you mean `weight`?",
         "Column `age` is among the features more than once.",
         "Column `label` is among the features, and is the label: a model that sees the answer learns nothing else.",
-        "Column `age` must hold vectors, arrays of numbers, or numbers; it holds string. Make numbers of text: pandas' "
-        "get_dummies, or Spark's StringIndexer and OneHotEncoder.",
+        "Column `age` must hold vectors, arrays of numbers, or numbers; it holds string. Text of numbers: read the "
+        "file with a schema, or cast the column. Text of categories: make columns of it with pandas' get_dummies, or "
+        "with Spark's StringIndexer and OneHotEncoder.",
         "Column `label` must hold vectors, arrays of numbers, or numbers; it holds binary. `Featurizer` makes features "
         "of photos.",
         "Column `label` must hold text or whole numbers; it holds binary.",

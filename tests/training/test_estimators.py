@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkwright.errors import ColumnError, InputError, NameUnknownError
 from sparkwright.models import Model
+from sparkwright.networks.mlp import mlp
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators import MLPClassifier, MLPRegressor
 from sparkwright.training.trained_models import MLPClassificationModel
@@ -153,6 +154,14 @@ def test_all_that_is_wrong_with_a_table_of_spark_is_said_before_a_job(table: Dat
     )
     with pytest.raises(ColumnError, match="Column `features` is among the features, and is the label"):
         MLPClassifier(labelCol="features").fit(table)
+    small = Model(None, mlp(3, 2), "classification", ("a", "b"))
+    stage = MLPClassificationModel(model=small, inputCols=["size", "index"])
+    with pytest.raises(
+        InputError, match="`inputCols` names 2 columns of one number each; the model takes 3: those that"
+    ):
+        stage.transform(table)
+    with pytest.raises(ColumnError, match=r"it is of type double\. Columns of one number each are given together, as"):
+        MLPClassificationModel(model=small, inputCol="size").transform(table)
     stage = MLPClassificationModel(inputCols=["size", "Index", "label"])
     with pytest.raises(
         ColumnError, match=r"`Index` not found in .* Did you mean `index`\?\n.*`label` must hold numbers"

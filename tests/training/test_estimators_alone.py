@@ -216,8 +216,9 @@ def test_all_that_is_wrong_is_said_at_once(table: pd.DataFrame) -> None:
         "`handleInvalid` must be error or skip, not 'drop'.",
         f"Column `Petal_Length` not found in {names}. Did you mean `petal_length`?",
         f"Column `knid` not found in {names}. Did you mean `kind`?",
-        "Column `kind` must hold vectors, arrays of numbers, or numbers; it holds string. Make numbers of text: "
-        "pandas' get_dummies, or Spark's StringIndexer and OneHotEncoder.",
+        "Column `kind` must hold vectors, arrays of numbers, or numbers; it holds string. Text of numbers: read the "
+        "file with a schema, or cast the column. Text of categories: make columns of it with pandas' get_dummies, or "
+        "with Spark's StringIndexer and OneHotEncoder.",
     )
 
 
@@ -280,6 +281,10 @@ def test_columns_that_a_model_needs_are_named_when_they_are_missing(
     ]
     with pytest.raises(ColumnError, match="Column `kind` must hold numbers or arrays of numbers; it holds string"):
         model.copy({model.inputCols: ["petal_length", "petal_width", "kind"]}).transform(table)
+    with pytest.raises(
+        InputError, match="The model takes 3 numbers a row, and got the columns sepal, price: name those"
+    ):
+        model.copy({model.inputCols: ["sepal", "price"]}).transform(table)
     with pytest.raises(InputError, match=r"transform takes a DataFrame of Spark or pandas.*; it got ndarray"):
         model.transform(table.to_numpy())
 

@@ -32,6 +32,7 @@ __all__ = [
     "find_column",
     "holds_photos",
     "join_columns",
+    "numbers_width",
     "score_frame",
     "shipped",
 ]
@@ -217,6 +218,15 @@ def join_columns(rows: "DataFrame", columns: Sequence[str], name: str, *, drop: 
         raise ColumnError.listing("The columns cannot be put together", problems)
     joined = rows.withColumn(name, F.concat(*parts))
     return joined.drop(*columns) if drop else joined
+
+
+def numbers_width(rows: "DataFrame", columns: Sequence[str]) -> int | None:
+    """Return how many numbers a row has in some columns; None if one of them does not hold one number a row."""
+    from pyspark.sql.types import BooleanType, NumericType
+
+    types = [field.dataType for field in rows.schema.fields if field.name in columns]
+    alone = len(types) == len(columns) and all(isinstance(type_, NumericType | BooleanType) for type_ in types)
+    return len(columns) if alone else None
 
 
 def holds_photos(field: "StructField") -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from sparkwright.data.local import column_names, join_numbers, numbers_of, to_arrow
-from sparkwright.errors import ColumnError, ErrorRateError, did_you_mean
+from sparkwright.errors import ColumnError, ErrorRateError, InputError, did_you_mean
 from sparkwright.scoring.arrow import ScoringPlan, run
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.outputs import Output
@@ -49,6 +49,7 @@ def score_table(
 
     Raises:
         ColumnError: A column is missing, of the wrong type, or there already.
+        InputError: They hold another number of numbers than the network takes.
         ErrorRateError: More rows failed than may.
     """
     names = column_names(table)
@@ -60,7 +61,13 @@ def score_table(
     missing += [f"Column `{name}` is to be added, but is there already." for name in added if name in kept]
     if missing:
         raise ColumnError.listing("The table cannot be scored", missing)
-    batches = _joined(to_arrow(table, columns), columns).to_batches()
+    rows = to_arrow(table, columns)
+    if len(columns) not in graph.input_shape and not any(pa.types.is_nested(field.type) for field in rows.schema):
+        raise InputError(
+            f"The model takes {graph.input_shape[0]} numbers a row, and got the columns {', '.join(columns)}: name "
+            "those that it was trained on, in their order."
+        )
+    batches = _joined(rows, columns).to_batches()
     plan = ScoringPlan(
         network=graph.name,
         sha256=graph.sha256,

@@ -17,7 +17,7 @@ from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.feature_key import FeatureKey, engine
 from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.frames import find_column, holds_photos, join_columns, score_frame
+from sparkwright.scoring.frames import find_column, holds_photos, join_columns, numbers_width, score_frame
 from sparkwright.scoring.graph import Graph
 from sparkwright.scoring.local import score_table
 from sparkwright.scoring.outputs import Classification, Output, Regression
@@ -276,11 +276,17 @@ class ModelTransformer(ScoringStage):
     def _score(self, dataset: DataFrame, channel: Address | None, digest_column: str | None = None) -> DataFrame:
         """Transform, with progress reported to a channel, and the photos' SHA-256 in a column of its own."""
         options = {**self._engine_options(), "digest_column": digest_column}
-        columns = self.getInputCols()
+        columns, width = self.getInputCols(), None
         if columns is not None:
+            width = numbers_width(dataset, columns)
             dataset = join_columns(dataset, columns, JOINED, drop=self.getDropInput())
             options |= {"input_column": JOINED, "drop_input": True}
         graph, outputs = self._plan(find_column(dataset, options["input_column"]))
+        if width not in (None, *graph.input_shape):
+            raise InputError(
+                f"`inputCols` names {width} columns of one number each; the model takes {graph.input_shape[0]}: "
+                "those that it was trained on, in their order."
+            )
         return score_frame(dataset, graph, outputs, stage="predictions", channel=channel, **options)
 
     def _key(self, dataset: DataFrame) -> str:

@@ -66,9 +66,12 @@ def source_of(field: "StructField") -> Source:
         return "pixels"
     if isinstance(type_, VectorUDT) or (isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType)):
         return "numbers"
+    several = (
+        " Columns of one number each are given together, as `inputCols`." if isinstance(type_, NumericType) else ""
+    )
     raise ColumnError(
         f"Column `{field.name}` must hold photos' bytes (binary), paths or URLs (string), Spark's images (struct), or "
-        f"numbers (array of numbers, vector); it is of type {type_.simpleString()}."
+        f"numbers (array of numbers, vector); it is of type {type_.simpleString()}.{several}"
     )
 
 

@@ -143,7 +143,10 @@ def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str) -
 def _way(type_: pa.DataType) -> str:
     """Say how such a column becomes numbers."""
     if _is_text(type_):
-        return "Make numbers of text: pandas' get_dummies, or Spark's StringIndexer and OneHotEncoder."
+        return (
+            "Text of numbers: read the file with a schema, or cast the column. Text of categories: make columns of it "
+            "with pandas' get_dummies, or with Spark's StringIndexer and OneHotEncoder."
+        )
     if pa.types.is_temporal(type_):
         return "Make numbers of times: the year, the weekday, the seconds since an event."
     return "`Featurizer` makes features of photos."
