@@ -20,7 +20,7 @@ rng = np.random.default_rng(0)
 y = rng.integers(3, size=300)
 x = ((rng.normal(size=(3, 9)) * 2)[y] + rng.normal(size=(300, 9))).astype(np.float32)
 side = rng.choice(["train", "validation"], 300, p=[0.8, 0.2])
-config = TrainingConfig(replicas=4, hidden=(8,), dropout=0.2, epochs=4, batch_size=8, refit=True)
+config = TrainingConfig(replicas=8, hidden=(8,), dropout=0.2, epochs=4, batch_size=8, refit=True)
 
 def digest(result):
     return hashlib.sha256(b"".join(v.tobytes() for _, v in sorted(result.head.weights().items()))).hexdigest()

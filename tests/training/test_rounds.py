@@ -178,7 +178,7 @@ def test_a_damaged_sum_is_given_up_and_made_again(tmp_path: Path, what: str) -> 
     config = CONFIG.replace(refit=False, calibrate=False)
     expected = Cluster(config, tmp_path, 1).in_process()
     cluster = Cluster(config, tmp_path / "run", 2)
-    for _ in range(6):
+    for _ in range(5):  # up to a sync
         assert cluster.job() is None
     log = find_log(str(cluster.folder), {}, {})
     path = next(path for path in Path(log.folder(len(log.seconds) - 1)).iterdir() if path.name.startswith(what))
@@ -186,6 +186,21 @@ def test_a_damaged_sum_is_given_up_and_made_again(tmp_path: Path, what: str) -> 
     with pytest.raises(WorkerError, match=r"The sum .* is damaged and was given up"):
         cluster.job()
     assert same(cluster.train(), expected)
+
+
+def test_workers_gather_messages_and_agree_from_round_to_round(tmp_path: Path) -> None:
+    hosts, answers = hosting(3, 2), list[Any]()
+    while not answers:
+        log, parts = find_log(str(tmp_path), {}, {}), []
+        for rank in range(2):
+            transport = Rounds(rank, hosts, log)
+            try:
+                answers.append((transport.gather(f"from {rank}"), transport.agree(7 + rank)))
+            except Suspended as suspended:
+                parts.append(json.loads(json.dumps(suspended.part)))
+        if parts:
+            complete(parts, 3, None, log)
+    assert answers == [(["from 0", "from 1"], 7)] * 2
 
 
 def test_a_round_whose_workers_stand_at_different_sums_is_refused(tmp_path: Path) -> None:

@@ -261,10 +261,10 @@ def complete(parts: Sequence[Mapping[str, Any]], replicas: int, codec: Codec | N
         places = ", ".join(f"rank {part['rank']} at {part['begin']}/{part['number']}" for part in parts)
         raise WorkerError(f"The workers of a round stand at different sums ({places}); were they given the same rows?")
     log = Log(log.uri, begin, (), log.fingerprint)
-    manifest: dict[str, Any] = {"messages": [part["message"] for part in parts]} if "message" in parts[0] else {}
     folder = log.folder(number)
-    manifest |= {"files": {}, "bytes": 0, "work_s": 0.0}
-    if not manifest.get("messages"):
+    if "message" in parts[0]:
+        manifest: dict[str, Any] = {"messages": [part["message"] for part in parts], "bytes": 0, "work_s": 0.0}
+    else:
         manifest = _summed(parts, folder, InProcess(replicas), codec if parts[0]["coded"] else None)
     _commit_checkpoint(parts, log)
     storage.write_bytes(storage.join(folder, _MANIFEST), json.dumps(manifest).encode())
