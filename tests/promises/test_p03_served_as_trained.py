@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
+from scoring.photos import pixels_network
 
 from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
@@ -23,16 +22,8 @@ PREPROCESSING = Preprocessing((6, 5), short_side=7, mean=(0.485, 0.456, 0.406), 
 
 
 def pixels() -> OnnxNetwork:
-    """A network whose features are its input: what a photo became before any layer saw it."""
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["input"], ["output"])],
-        "pixels",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 6, 5])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 90])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    assert isinstance(model, onnx.ModelProto)
-    return OnnxNetwork.from_bytes("pixels", model.SerializeToString(), PREPROCESSING)
+    """What a photo became before any layer saw it."""
+    return pixels_network(PREPROCESSING)
 
 
 def photos() -> list[bytes]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
+from scoring.photos import pixels_network
 
 from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.networks.preprocessing import Preprocessing
@@ -19,14 +19,7 @@ ROWS = 333
 
 def network() -> OnnxNetwork:
     """Hands the colour of one pixel on."""
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["input"], ["output"])],
-        "pixel",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 1, 1])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return OnnxNetwork.from_bytes("pixel", model.SerializeToString(), Preprocessing((1, 1), resize="exact", scale=1.0))
+    return pixels_network(Preprocessing((1, 1), resize="exact", scale=1.0))
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -5,27 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 from pyspark.sql.classic.dataframe import DataFrame
+from scoring.photos import pixels_network
 
-from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.features import featurize
 
 ROWS = 300
-
-
-def wide_network() -> OnnxNetwork:
-    """As many features as there are pixels: 3,072 a row."""
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["input"], ["output"])],
-        "wide",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 32, 32])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3072])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return OnnxNetwork.from_bytes("wide", model.SerializeToString(), Preprocessing((32, 32)))
 
 
 def photo(number: int) -> bytes:
@@ -49,11 +36,15 @@ def test_featurize_brings_counts_alone_to_the_driver(
         monkeypatch.setattr(DataFrame, name, watched)
     images = spark.createDataFrame([(str(n), photo(n)) for n in range(ROWS)], "path string, content binary")
     out = str(tmp_path / "features")
-    featurize(spark, images, wide_network(), out)
-    made = featurize(spark, images.union(images.selectExpr("path || 'b'", "content")), wide_network(), out)
+    featurize(spark, images, pixels_network(Preprocessing((32, 32))), out)
+    made = featurize(
+        spark, images.union(images.selectExpr("path || 'b'", "content")), pixels_network(Preprocessing((32, 32))), out
+    )
     assert (made.computed, made.reused) == (0, 2 * ROWS)
     broken = images.selectExpr("path", "CAST(NULL AS binary) AS content")
-    failed = featurize(spark, broken, wide_network(), str(tmp_path / "failed"), max_error_rate=1.0)
+    failed = featurize(
+        spark, broken, pixels_network(Preprocessing((32, 32))), str(tmp_path / "failed"), max_error_rate=1.0
+    )
     assert failed.manifest.errors == ROWS
     assert brought, "the counts come this way"
     assert max(brought) < 1000

@@ -14,7 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 
 from faults import SLOW, Faulty  # as the executors know it
-from onnx import TensorProto, helper
+from photos import pixels_network
 
 from sparkwright import session
 from sparkwright.networks.onnx_network import OnnxNetwork
@@ -34,14 +34,7 @@ def colour(number: int) -> tuple[int, int, int]:
 
 def network() -> OnnxNetwork:
     """Hands the colour of one pixel on."""
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["input"], ["output"])],
-        "pixel",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 1, 1])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return OnnxNetwork.from_bytes("pixel", model.SerializeToString(), Faulty((1, 1), resize="exact", scale=1.0))
+    return pixels_network(Faulty((1, 1), resize="exact", scale=1.0))
 
 
 def say(**what: object) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,6 +97,18 @@ def answer(red: int, green: int = 0, blue: int = 0) -> np.ndarray:
 def means_network() -> OnnxNetwork:
     """The network of `channel_means`."""
     return OnnxNetwork.from_bytes("means", channel_means(), PREPROCESSING)
+
+
+def pixels_network(preprocessing: Preprocessing, name: str = "pixels") -> OnnxNetwork:
+    """A network whose features are its input: what a photo became before any layer saw it."""
+    shape = preprocessing.shape
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["input"], ["output"])],
+        name,
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", prod(shape)])],
+    )
+    return OnnxNetwork.from_bytes(name, _serialise(graph), preprocessing)
 
 
 def photo_rows(spark: "SparkSession", contents: Sequence[bytes | None], partitions: int = 2) -> "DataFrame":
