@@ -17,7 +17,7 @@ from sparkwright.models import Model
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
 from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, newest, training_fingerprint
-from sparkwright.training.columns import Columns, arrow_schema, check_columns, label_kind
+from sparkwright.training.columns import Columns, LabelKind, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.initial import Initial, allowed_classes
@@ -152,24 +152,7 @@ def train(
         pieces = repeat(attempt, checkpoints, attempts, emit)
         if checkpoints is not None and not keep_checkpoints:
             storage.remove(checkpoints)
-    total = time.perf_counter() - started
-    summary, weights = _read(pieces)
-    seconds = {"rows": total - sum(summary["seconds"].values()), **summary["seconds"]}
-    if summary["skipped"]:
-        emit(Warned(f"{summary['skipped']:,} rows could not be trained on and were left out."))
-    return TrainingResult.build(
-        config,
-        kind,
-        tuple(summary["classes"]),
-        weights,
-        history=[Event.from_dict(event) for event in summary["history"]],
-        best_epoch=summary["best_epoch"],
-        temperature=summary["temperature"],
-        sync_every=summary["sync_every"],
-        rows=summary["rows"],
-        skipped=summary["skipped"],
-        seconds=seconds,
-    )
+    return _result(config, kind, pieces, time.perf_counter() - started, emit)
 
 
 @contextlib.contextmanager
@@ -251,6 +234,29 @@ def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, workers
     of_replica = tuple(rank for rank, hosted in enumerate(hosting(config.replicas, workers)) for _ in hosted)
     encoding = Encoding(columns, config.task, config.seed, of_replica, config.validation_fraction)
     return rows.mapInArrow(encoding, ENCODED_DDL).repartitionById(workers, F.col("worker"))
+
+
+def _result(
+    config: TrainingConfig, kind: LabelKind, pieces: Sequence[Any], total_s: float, emit: Emit
+) -> TrainingResult:
+    """Return what came of a training, from the rows that rank 0 gave."""
+    summary, weights = _read(pieces)
+    seconds = {"rows": total_s - sum(summary["seconds"].values()), **summary["seconds"]}
+    if summary["skipped"]:
+        emit(Warned(f"{summary['skipped']:,} rows could not be trained on and were left out."))
+    return TrainingResult.build(
+        config,
+        kind,
+        tuple(summary["classes"]),
+        weights,
+        history=[Event.from_dict(event) for event in summary["history"]],
+        best_epoch=summary["best_epoch"],
+        temperature=summary["temperature"],
+        sync_every=summary["sync_every"],
+        rows=summary["rows"],
+        skipped=summary["skipped"],
+        seconds=seconds,
+    )
 
 
 def _read(pieces: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
