@@ -18,7 +18,7 @@ ROOT = Path(sparkwright.__file__).parent
 LEVELS = [
     {"errors"},
     {"events", "session", "storage"},
-    {"data", "networks"},
+    {"data", "locks", "networks"},
     {"models"},
     {"scoring", "evaluation", "monitoring", "runs"},
     {"training"},
