@@ -3,8 +3,8 @@
     python benchmarks/memory.py NETWORK … [--out benchmarks/results/memory.json]
 
 NETWORK is a file or folder with a network, or a name of the catalogue (then with random weights: memory does not depend
-on them). For each one, processes as the engine's own (`sparkwright.scoring.process`' imports, `runtime.load`, a thread
-that decodes and runs micro-batches of 8) are started: the first one, which packs the weights, then 1, 2 and 4 at once.
+on them). For each one, processes as the engine's own (`sparkwright.scoring.process.child`'s imports,
+`runtime.load`, a thread that decodes and runs micro-batches of 8) are started: the first one, which packs the weights, then 1, 2 and 4 at once.
 Taken are the peak (VmHWM) and the proportional set size (PSS: pages that several processes map count in shares), when
 all processes have scored.
 """
@@ -24,9 +24,9 @@ from PIL import Image
 
 from sparkwright.models import library_versions
 from sparkwright.networks.catalogue import load_network
-from sparkwright.scoring.engine import score
-from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.memory import estimate
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.memory import estimate
+from sparkwright.scoring.process.engine import score
 
 BATCH, PHOTOS, MIB = 8, 48, 1 << 20
 
@@ -49,9 +49,9 @@ class Photos:
 
 def child(folder: str, pack: bool) -> None:
     """Score in this process, tell its peak, and stay until standard input ends."""
-    import sparkwright.scoring.process  # noqa: F401  what a scoring process imports
+    import sparkwright.scoring.process.child  # noqa: F401  what a scoring process imports
     from sparkwright.networks.preprocessing import Preprocessing
-    from sparkwright.scoring import runtime
+    from sparkwright.scoring.forward import runtime
 
     spec = json.loads((Path(folder) / "network.json").read_text())
     preprocessing = Preprocessing.from_dict(spec["preprocessing"])

@@ -24,9 +24,9 @@ import torch
 from sparkwright.models import library_versions
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.scoring.forward.runtime import OnnxSession
+from sparkwright.scoring.forward.torch_runtime import TorchSession
 from sparkwright.scoring.precision import _bfloat16, measure, quantise
-from sparkwright.scoring.runtime import OnnxSession
-from sparkwright.scoring.torch_runtime import TorchSession
 
 BATCH, PAIRS, CALIBRATE, MEASURE, TRAIN = 8, 15, 64, 128, 20
 

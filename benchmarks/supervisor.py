@@ -69,9 +69,9 @@ def main() -> None:
 
 def prepare(name: str, folder: Path) -> Path:
     from sparkwright.networks.catalogue import load_network
-    from sparkwright.scoring.arrow import ScoringPlan
-    from sparkwright.scoring.graph import Graph
+    from sparkwright.scoring.forward.graph import Graph
     from sparkwright.scoring.outputs import Features
+    from sparkwright.scoring.process.arrow import ScoringPlan
 
     network = load_network(name)
     graph = Graph.of_network(network.cut(network.feature_layer or network.layers[-1]))
@@ -113,12 +113,12 @@ def child(mode: str, plan_file: str, photos: str, rows: str) -> None:
 
     begin, first_s, done = time.perf_counter(), 0.0, 0
     if mode == "alone":
-        from sparkwright.scoring import runtime
-        from sparkwright.scoring.arrow import run
+        from sparkwright.scoring.forward import runtime
+        from sparkwright.scoring.process.arrow import run
 
         answers = run(batches(), plan, runtime.load(onnx, plan.sha256, 1))
     else:
-        from sparkwright.scoring.supervisor import supervise
+        from sparkwright.scoring.process.supervisor import supervise
 
         answers = supervise(batches(), plan, onnx)
     for answer in answers:
@@ -126,7 +126,7 @@ def child(mode: str, plan_file: str, photos: str, rows: str) -> None:
         done += answer.num_rows
     assert done == len(contents)
     if mode != "alone":
-        from sparkwright.scoring import scorer
+        from sparkwright.scoring.process import scorer
 
         scorer.take().kill()
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

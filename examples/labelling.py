@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from sparkwright import load_network, register, session
 from sparkwright.networks.catalogue import imagenet_classes
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.inputs.fetch import FetchLimits
 
 EXPECTED = 0.80  # of the 100 samples, and MobileNet v1 0.75: ONNX Runtime alone finds 82, and 97 among its best five
 EXPECTED_TOP_5 = 0.95

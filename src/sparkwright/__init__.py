@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOME = {
     "Evaluation": "sparkwright.evaluation.evaluate",
     "Featurizer": "sparkwright.scoring.featurizer",
-    "FetchLimits": "sparkwright.scoring.fetch",
+    "FetchLimits": "sparkwright.scoring.inputs.fetch",
     "Images": "sparkwright.data.images",
     "MLPClassifier": "sparkwright.training.estimators",
     "MLPRegressor": "sparkwright.training.estimators",

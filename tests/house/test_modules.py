@@ -90,7 +90,7 @@ def loaded_by(module: str) -> set[str]:
         ("sparkwright.networks.preprocessing", {"torch", "pyspark", "pyarrow"}),
         ("sparkwright.models", {"torch", "pyspark", "pyarrow"}),
         ("sparkwright.scoring.predictor", {"torch", "pyspark", "pyarrow"}),
-        ("sparkwright.scoring.engine", {"torch"}),
+        ("sparkwright.scoring.process.engine", {"torch"}),
     ],
 )
 def test_import_does_not_load_heavy_packages(module: str, unwanted: set[str]) -> None:

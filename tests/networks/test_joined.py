@@ -11,7 +11,7 @@ from sparkwright.networks.joined import export_layers
 from sparkwright.networks.mlp import mlp
 from sparkwright.networks.network import Network
 from sparkwright.networks.onnx_network import OnnxNetwork
-from sparkwright.scoring.runtime import OnnxSession
+from sparkwright.scoring.forward.runtime import OnnxSession
 
 
 def operators(data: bytes) -> Counter[str]:

@@ -52,7 +52,7 @@ def descendants(what: str, of: int | None = None) -> list[psutil.Process]:
 
 
 def scoring_processes(of: int | None = None) -> list[psutil.Process]:
-    return descendants("sparkwright.scoring.process", of)
+    return descendants("sparkwright.scoring.process.child", of)
 
 
 def wait_for(condition: Any, seconds: float = 90) -> Any:
@@ -205,7 +205,7 @@ def _is_ours(pid: int) -> bool:
         line = " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
-    return str(JOB) in line or ("sparkwright.scoring.process" in line and psutil.Process(pid).ppid() == 1)
+    return str(JOB) in line or ("sparkwright.scoring.process.child" in line and psutil.Process(pid).ppid() == 1)
 
 
 @pytest.mark.cluster

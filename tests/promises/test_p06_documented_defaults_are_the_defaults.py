@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.training.config import TrainingConfig
 
 

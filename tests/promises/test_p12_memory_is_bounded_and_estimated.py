@@ -13,10 +13,10 @@ import pytest
 from sparkwright.errors import EnvironmentNotReadyError
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.scoring import memory
 from sparkwright.scoring.features import featurize
-from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.memory import estimate
+from sparkwright.scoring.forward import memory
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.memory import estimate
 from sparkwright.session import Room
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
-import sparkwright.scoring.process
-from sparkwright.scoring import runtime
-from sparkwright.scoring.engine import score
+import sparkwright.scoring.process.child
+from sparkwright.scoring.forward import runtime
+from sparkwright.scoring.process.engine import score
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()

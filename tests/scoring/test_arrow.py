@@ -10,9 +10,9 @@ import pytest
 
 from sparkwright.errors import ErrorRateError
 from sparkwright.events import Event, Progress, TaskTimed
-from sparkwright.scoring.arrow import ScoringPlan, run
+from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.outputs import Classification, Features, Regression
-from sparkwright.scoring.runtime import OnnxSession
+from sparkwright.scoring.process.arrow import ScoringPlan, run
 
 from .photos import PREPROCESSING, SIZE, answer, channel_means, doubled, png
 

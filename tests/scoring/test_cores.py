@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparkwright.scoring.cores import Cores
-from sparkwright.scoring.engine import score
+from sparkwright.scoring.process.cores import Cores
+from sparkwright.scoring.process.engine import score
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs file locks")
 
@@ -56,7 +56,7 @@ def test_a_core_is_taken_once(tmp_path: Path) -> None:
 
 def test_the_core_of_a_process_that_dies_is_free_again(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from sparkwright.scoring.cores import Cores; "
+        "import sys; from pathlib import Path; from sparkwright.scoring.process.cores import Cores; "
         "c = Cores(Path(sys.argv[1]), 1); print(c.take(), flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

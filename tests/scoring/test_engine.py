@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring.engine import RowError, score, score_matrix
+from sparkwright.scoring.process.engine import RowError, score, score_matrix
 
 SHAPE = (2,)
 

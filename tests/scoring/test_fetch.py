@@ -13,9 +13,9 @@ import pytest
 
 from sparkwright.errors import InputError
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring import fetch
-from sparkwright.scoring.addresses import Place, is_public
-from sparkwright.scoring.fetch import FetchLimits, Web
+from sparkwright.scoring.inputs import fetch
+from sparkwright.scoring.inputs.addresses import Place, is_public
+from sparkwright.scoring.inputs.fetch import FetchLimits, Web
 
 from .photo_server import PHOTO, PhotoServer, photo_server
 from .photos import png

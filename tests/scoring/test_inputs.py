@@ -14,8 +14,8 @@ from pyspark.sql import functions as F  # noqa: N812
 from sparkwright.errors import ErrorRateError
 from sparkwright.scoring.features import featurize
 from sparkwright.scoring.featurizer import Featurizer, graph_of
-from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import score_frame
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.outputs import Features
 from sparkwright.scoring.predictions import write_predictions
 from sparkwright.session import worker_errors

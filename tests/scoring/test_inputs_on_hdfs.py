@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sparkwright.scoring.featurizer import Featurizer
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.session import worker_errors
 
 from .photos import answer, means_network, png

@@ -7,9 +7,9 @@ import pytest
 
 from sparkwright.errors import EnvironmentNotReadyError
 from sparkwright.networks.mlp import mlp
-from sparkwright.scoring import memory
-from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.memory import activation_bytes, check_memory, estimate
+from sparkwright.scoring.forward import memory
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.memory import activation_bytes, check_memory, estimate
 from sparkwright.session import Room, python_room
 
 from .photos import channel_means, means_network

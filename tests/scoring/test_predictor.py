@@ -10,8 +10,8 @@ from PIL import Image
 from sparkwright.errors import InputError, NotFoundError
 from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
-from sparkwright.scoring.engine import RowError
 from sparkwright.scoring.predictor import Prediction, Predictor
+from sparkwright.scoring.process.engine import RowError
 
 from .photos import means_network, png
 

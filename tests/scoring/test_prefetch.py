@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring.prefetch import Prefetch, Ticket
+from sparkwright.scoring.inputs.prefetch import Prefetch, Ticket
 
 pytestmark = pytest.mark.timeout(20)
 

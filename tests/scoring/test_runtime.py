@@ -5,9 +5,9 @@ import pytest
 
 from sparkwright.errors import ModelError
 from sparkwright.networks.mlp import mlp
-from sparkwright.scoring import runtime
-from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.runtime import OnnxSession, load
+from sparkwright.scoring.forward import runtime
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.runtime import OnnxSession, load
 
 from .photos import PREPROCESSING, SIZE, channel_means, doubled
 

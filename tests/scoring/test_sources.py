@@ -13,9 +13,9 @@ from PIL import Image
 
 from sparkwright.errors import ColumnError
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring import sources
-from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.sources import read_file, reading, sha256, source_of
+from sparkwright.scoring.inputs import sources
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import read_file, reading, sha256, source_of
 
 from .photo_server import PhotoServer, photo_server
 from .photos import png

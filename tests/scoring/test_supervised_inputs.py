@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sparkwright.scoring.arrow import ScoringPlan
-from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.supervisor import supervise
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.process.arrow import ScoringPlan
+from sparkwright.scoring.process.supervisor import supervise
 
 from .faults import CRASH, HANG
 from .photo_server import photo_server

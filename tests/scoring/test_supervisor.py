@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import ErrorRateError, ModelError, WorkerError
-from sparkwright.scoring import scorer, supervisor
-from sparkwright.scoring.arrow import ScoringPlan, run
+from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.outputs import Features
-from sparkwright.scoring.runtime import OnnxSession
-from sparkwright.scoring.supervisor import supervise
+from sparkwright.scoring.process import scorer, supervisor
+from sparkwright.scoring.process.arrow import ScoringPlan, run
+from sparkwright.scoring.process.supervisor import supervise
 
 from .faults import CRASH, EXIT, HANG, Faulty, crash_once
 from .photos import SIZE, answer, channel_means, doubled, endless, png
@@ -59,7 +59,7 @@ def _no_process_stays() -> Iterator[None]:
 def processes(parent: int | None = None) -> list[psutil.Process]:
     """The scoring processes of a process."""
     children = psutil.Process(parent).children()
-    return [child for child in children if "sparkwright.scoring.process" in " ".join(child.cmdline())]
+    return [child for child in children if "sparkwright.scoring.process.child" in " ".join(child.cmdline())]
 
 
 def batches(contents: list[bytes | None], size: int = 7) -> Iterator[pa.RecordBatch]:
@@ -268,6 +268,7 @@ def test_no_process_outlives_its_supervisor(tmp_path: Path) -> None:
 
 
 def test_importing_the_supervisor_loads_no_network_engine() -> None:
-    code = "import sys, sparkwright.scoring.supervisor; print('onnxruntime' in sys.modules, 'torch' in sys.modules)"
+    module = "sparkwright.scoring.process.supervisor"
+    code = f"import sys, {module}; print('onnxruntime' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["False", "False"]

@@ -14,12 +14,12 @@ from sparkwright.errors import EnvironmentNotReadyError, InputError, ModelError
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.mlp import mlp
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.scoring import runtime
-from sparkwright.scoring.devices import choose_device, device_of_task
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.forward import runtime
+from sparkwright.scoring.forward.devices import choose_device, device_of_task
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.runtime import OnnxSession, load
+from sparkwright.scoring.forward.torch_runtime import TorchSession, _find, pack_network, unpack_network
 from sparkwright.scoring.precision import _bfloat16
-from sparkwright.scoring.runtime import OnnxSession, load
-from sparkwright.scoring.torch_runtime import TorchSession, _find, pack_network, unpack_network
 
 from .photos import means_network
 

@@ -44,7 +44,7 @@ def featurize(
     from sparkwright.events import Bus, StageEnded, StageStarted
     from sparkwright.scoring.features import featurize as run_featurize
     from sparkwright.scoring.features import rehearsal
-    from sparkwright.scoring.fetch import FetchLimits
+    from sparkwright.scoring.inputs.fetch import FetchLimits
     from sparkwright.scoring.precision import check_precision, reduce_precision
 
     sides = None if split == "none" else options.parse_split(split)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from sparkwright.models import Model
-    from sparkwright.scoring.fetch import FetchLimits
+    from sparkwright.scoring.inputs.fetch import FetchLimits
 
 _SHOWN = 20
 
@@ -39,7 +39,7 @@ def predict(
     """Label photos: path, label, probability, error of each, to Parquet, CSV or the terminal."""
     from sparkwright.events import Bus, StageEnded, StageStarted
     from sparkwright.models import Model
-    from sparkwright.scoring.fetch import FetchLimits
+    from sparkwright.scoring.inputs.fetch import FetchLimits
     from sparkwright.scoring.precision import check_precision, reduce_precision
     from sparkwright.scoring.predictions import write_predictions
 

@@ -11,8 +11,8 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import DataFrame
 from pyspark.sql.utils import is_remote
 
-from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.persistence import read_files, write_files
 
 __all__ = ["ScoringStage"]

@@ -13,16 +13,16 @@ from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
 from sparkwright.events import Address, Channel, Emit, ignore
 from sparkwright.networks.network import Network
-from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import MANIFEST, FeatureManifest, FeatureSet, open_features, read_manifest
 from sparkwright.scoring.featurizer import graph_of
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.forward.devices import choose_device
 from sparkwright.scoring.frames import BATCH_SIZE, MAX_ERROR_RATE, find_column, score_frame
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import source_of
 from sparkwright.scoring.ledger import write_failed
 from sparkwright.scoring.outputs import Features
 from sparkwright.scoring.salvage import ROWS_PER_FILE, begin, divide, holds_rows, salvage
-from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, slots, worker_errors
 
 if TYPE_CHECKING:

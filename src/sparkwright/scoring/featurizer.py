@@ -10,9 +10,9 @@ from sparkwright.errors import InputError
 from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
 from sparkwright.scoring.feature_key import FeatureKey
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.frames import score_frame
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.outputs import Features, Output
 from sparkwright.scoring.persistence import network_from_files, network_to_files
 from sparkwright.scoring.several import layers_graph, several_outputs, to_outputs

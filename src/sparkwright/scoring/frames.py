@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.events import Address
-from sparkwright.scoring.arrow import ScoringPlan
-from sparkwright.scoring.devices import choose_device
-from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.graph import Graph
-from sparkwright.scoring.memory import check_memory
+from sparkwright.scoring.forward.devices import choose_device
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.memory import check_memory
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import AHEAD_BYTES, Source, source_of
 from sparkwright.scoring.outputs import Output, error_field
-from sparkwright.scoring.sources import AHEAD_BYTES, Source, source_of
-from sparkwright.scoring.supervisor import ScoringTask
+from sparkwright.scoring.process.arrow import ScoringPlan
+from sparkwright.scoring.process.supervisor import ScoringTask
 from sparkwright.session import executor_cores, ship_file, ship_library, threads_per_task
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from sparkwright.data.local import column_names, join_numbers, numbers_of, to_arrow
 from sparkwright.errors import ColumnError, ErrorRateError, InputError, did_you_mean
-from sparkwright.scoring.arrow import ScoringPlan, run
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.outputs import Output
-from sparkwright.scoring.runtime import OnnxSession
+from sparkwright.scoring.process.arrow import ScoringPlan, run
 from sparkwright.session import cores
 
 if TYPE_CHECKING:

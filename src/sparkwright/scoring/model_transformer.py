@@ -14,11 +14,11 @@ from sparkwright.events import Address
 from sparkwright.models import MANIFEST, Model, ModelFiles
 from sparkwright.networks.network import Network
 from sparkwright.scoring._base import ScoringStage
-from sparkwright.scoring.devices import choose_device
 from sparkwright.scoring.feature_key import FeatureKey, engine
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.forward.devices import choose_device
+from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.frames import find_column, holds_photos, join_columns, numbers_width, score_frame
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.local import score_table
 from sparkwright.scoring.outputs import Classification, Output, Regression
 from sparkwright.scoring.several import several_outputs, to_outputs

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.scoring.engine import RowError
 from sparkwright.scoring.labels import softmax, top
+from sparkwright.scoring.process.engine import RowError
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructField

@@ -178,7 +178,7 @@ def measure(
 
 def _outputs(network: Network, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return outputs flattened, by what will run the network: torch for bfloat16, else ONNX Runtime."""
-    from sparkwright.scoring.runtime import OnnxSession
+    from sparkwright.scoring.forward.runtime import OnnxSession
 
     bfloat16 = network.precision is not None and network.precision.name == "bfloat16"
     run = network.forward if bfloat16 else OnnxSession(network.to_onnx())

@@ -12,12 +12,12 @@ from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
 from sparkwright.events import Address, Channel, Emit, ignore
 from sparkwright.models import Model
-from sparkwright.scoring.fetch import FetchLimits
 from sparkwright.scoring.frames import MAX_ERROR_RATE, find_column
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import source_of
 from sparkwright.scoring.ledger import write_failed
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.salvage import begin, divide, holds_rows, salvage
-from sparkwright.scoring.sources import source_of
 from sparkwright.session import driver_hosts, worker_errors
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from PIL import Image
 from sparkwright.errors import InputError, ModelError
 from sparkwright.models import ModelFiles
 from sparkwright.networks.preprocessing import ImageError, Preprocessing
-from sparkwright.scoring.engine import Block, RowError, Scored, score, score_matrix
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.forward.graph import Graph
+from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.labels import softmax, top
-from sparkwright.scoring.runtime import OnnxSession
+from sparkwright.scoring.process.engine import Block, RowError, Scored, score, score_matrix
 
 __all__ = ["Photo", "Prediction", "Predictor"]
 

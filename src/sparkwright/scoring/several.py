@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from sparkwright.errors import InputError
 from sparkwright.networks.network import Network
 from sparkwright.scoring.feature_key import FeatureKey
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.outputs import Classification, Features, Label, Output, Regression, Section
 
 __all__ = ["KINDS", "layers_graph", "several_outputs", "to_outputs"]

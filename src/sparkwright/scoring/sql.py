@@ -10,14 +10,14 @@ import pyarrow as pa
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.models import Model
 from sparkwright.networks.network import Network
-from sparkwright.scoring.arrow import ScoringPlan
-from sparkwright.scoring.fetch import FetchLimits
+from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.frames import BATCH_SIZE, shipped
-from sparkwright.scoring.graph import Graph
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import Source
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.outputs import Classification, Output, Regression, error_field
-from sparkwright.scoring.sources import Source
-from sparkwright.scoring.supervisor import ScoringTask
+from sparkwright.scoring.process.arrow import ScoringPlan
+from sparkwright.scoring.process.supervisor import ScoringTask
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -32,7 +32,7 @@ _DRIVER_PACKAGES = ("pyspark", "torch", "onnxruntime", "numpy", "pyarrow", "pand
 
 _LITTLE_MEMORY_MIB = 4096
 _LITTLE_DISK_GIB = 5
-_LITTLE_TASK_MEMORY_MIB = 320  # see `sparkwright.scoring.memory`: MobileNet, and Spark's worker
+_LITTLE_TASK_MEMORY_MIB = 320  # see `sparkwright.scoring.forward.memory`: MobileNet, and Spark's worker
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from typing import IO, NoReturn
 import pyarrow as pa
 
 from sparkwright.errors import WorkerError
-from sparkwright.scoring import wire
-from sparkwright.scoring.engine import RowError
-from sparkwright.scoring.marks import NETWORK, READING, Mark, clear_marks, make_page, read_marks
+from sparkwright.scoring.process import wire
+from sparkwright.scoring.process.engine import RowError
+from sparkwright.scoring.process.marks import NETWORK, READING, Mark, clear_marks, make_page, read_marks
 
 __all__ = ["Died", "Scorer", "give_back", "take"]
 
 # Not a fork: this process may have threads. The import path is this one's, with the library as Spark shipped it.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from sparkwright.scoring.process import main; main(*map(int, sys.argv[2:]))"
+    "from sparkwright.scoring.process.child import main; main(*map(int, sys.argv[2:]))"
 )
 _LOOK_S = 1.0  # between two looks at a process that says nothing
 _WORDS = 4000  # characters

@@ -1,7 +1,7 @@
 """A scoring process: runs the engine for its supervisor, which outlives what a photo does to it.
 
-Started by `sparkwright.scoring.supervisor` as a fresh Python. It keeps networks and threads' libraries from task to
-task and ends with its supervisor.
+Started by `sparkwright.scoring.process.supervisor` as a fresh Python. It keeps networks and threads' libraries from
+task to task and ends with its supervisor.
 """
 
 import faulthandler
@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from sparkwright.errors import WorkerError
 from sparkwright.events import Sender
-from sparkwright.scoring import runtime, wire
-from sparkwright.scoring.arrow import run
-from sparkwright.scoring.marks import Marks
+from sparkwright.scoring.forward import runtime
+from sparkwright.scoring.process import wire
+from sparkwright.scoring.process.arrow import run
+from sparkwright.scoring.process.marks import Marks
 
 __all__ = ["main"]
 

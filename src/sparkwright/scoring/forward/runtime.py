@@ -137,7 +137,7 @@ def _open(path: Path, sha256: str, threads: int, device: str) -> Runtime:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
             raise ModelError(f"{path} was altered or cut short: its SHA-256 is not {sha256}.")
     if path.suffix == ".safetensors":
-        from sparkwright.scoring.torch_runtime import TorchSession
+        from sparkwright.scoring.forward.torch_runtime import TorchSession
 
         return TorchSession.load(path, device=device, threads=threads)
     if fcntl is not None and path.stat().st_size > SHARED_BYTES:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sparkwright.scoring.engine import Block, Forward
+from sparkwright.scoring.process.engine import Block, Forward
 
 __all__ = ["IDLE", "NETWORK", "READING", "Mark", "MarkedBlock", "Marks", "make_page", "read_marks"]
 

@@ -22,13 +22,13 @@ from PIL import Image
 from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, TaskTimed, ignore
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.scoring.cores import Cores
-from sparkwright.scoring.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
-from sparkwright.scoring.fetch import FetchLimits
-from sparkwright.scoring.marks import IDLE, MarkedBlock, Marks
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
 from sparkwright.scoring.outputs import Output, error_array
-from sparkwright.scoring.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
-from sparkwright.scoring.stopwatch import Stopwatch
+from sparkwright.scoring.process.cores import Cores
+from sparkwright.scoring.process.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
+from sparkwright.scoring.process.marks import IDLE, MarkedBlock, Marks
+from sparkwright.scoring.process.stopwatch import Stopwatch
 
 __all__ = ["ScoringPlan", "Tally", "cut", "rows_held", "run", "unanswered"]
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring.cores import Cores
+from sparkwright.scoring.process.cores import Cores
 
 __all__ = [
     "Block",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sparkwright.scoring.arrow import ScoringPlan, Tally
+from sparkwright.scoring.process.arrow import ScoringPlan, Tally
 
 __all__ = ["DONE", "END", "ERROR", "FLUSH", "ROWS", "TASK", "Task", "from_bytes", "receive", "send", "to_bytes"]
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparkwright.errors import EnvironmentNotReadyError
-from sparkwright.scoring.engine import crew_size
+from sparkwright.scoring.process.engine import crew_size
 from sparkwright.session import Room, executor_cores, python_room, threads_per_task
 
 if TYPE_CHECKING:
     import onnx
     from pyspark.sql import SparkSession
 
-    from sparkwright.scoring.graph import Graph
+    from sparkwright.scoring.forward.graph import Graph
 
 __all__ = ["Estimate", "activation_bytes", "check_memory", "estimate"]
 
@@ -115,7 +115,7 @@ def estimate(
         torch: Whether torch runs the network.
         ahead_bytes: Of photos that are fetched before they are decoded.
     """
-    from sparkwright.scoring.runtime import SHARED_BYTES
+    from sparkwright.scoring.forward.runtime import SHARED_BYTES
 
     crew = crew_size(threads, cores)
     if graph.sha256 not in _per_row:

@@ -118,7 +118,7 @@ class Graph:
         if self.torch is None:
             raise InputError(f"`{self.name}` is an ONNX graph, which torch cannot run.")
         from sparkwright.networks.torch_network import TorchNetwork
-        from sparkwright.scoring.torch_runtime import pack_network
+        from sparkwright.scoring.forward.torch_runtime import pack_network
 
         network = self.torch()
         assert isinstance(network, TorchNetwork)

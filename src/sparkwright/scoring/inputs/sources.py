@@ -19,9 +19,9 @@ from PIL import Image
 from sparkwright import storage
 from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring.addresses import is_url
-from sparkwright.scoring.fetch import FetchLimits, Web
-from sparkwright.scoring.prefetch import Prefetch, Ticket
+from sparkwright.scoring.inputs.addresses import is_url
+from sparkwright.scoring.inputs.fetch import FetchLimits, Web
+from sparkwright.scoring.inputs.prefetch import Prefetch, Ticket
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructField

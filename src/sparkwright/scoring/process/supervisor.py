@@ -2,9 +2,9 @@
 
 Decoders and networks are native code: one broken photo can crash them, let them run for ever, or ask for more memory
 than there is. The Spark task therefore only supervises. It hands rows to a scoring process and keeps them until they
-are answered. When that process dies, or reads one row for too long, its marks (`sparkwright.scoring.marks`) say which
-rows it worked on. Each of these suspects is given to a new process, alone; what kills it again gets an error; the rest
-goes on. Every row is answered once, in order.
+are answered. When that process dies, or reads one row for too long, its marks (`sparkwright.scoring.process.marks`) say
+which rows it worked on. Each of these suspects is given to a new process, alone; what kills it again gets an error; the
+rest goes on. Every row is answered once, in order.
 """
 
 from collections import deque
@@ -16,12 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from sparkwright.errors import ErrorRateError, WorkerError
-from sparkwright.scoring.arrow import ScoringPlan, Tally, cut, rows_held, unanswered
-from sparkwright.scoring.devices import device_of_task
-from sparkwright.scoring.engine import RowError
-from sparkwright.scoring.marks import NETWORK, READING
-from sparkwright.scoring.scorer import Died, Scorer, give_back, take
-from sparkwright.scoring.wire import Task
+from sparkwright.scoring.forward.devices import device_of_task
+from sparkwright.scoring.process.arrow import ScoringPlan, Tally, cut, rows_held, unanswered
+from sparkwright.scoring.process.engine import RowError
+from sparkwright.scoring.process.marks import NETWORK, READING
+from sparkwright.scoring.process.scorer import Died, Scorer, give_back, take
+from sparkwright.scoring.process.wire import Task
 
 __all__ = ["ScoringTask", "supervise"]
 

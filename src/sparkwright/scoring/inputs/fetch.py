@@ -24,7 +24,7 @@ from urllib.parse import urljoin
 import sparkwright
 from sparkwright.errors import InputError
 from sparkwright.networks.preprocessing import ImageError
-from sparkwright.scoring.addresses import Place, is_public
+from sparkwright.scoring.inputs.addresses import Place, is_public
 
 __all__ = ["FetchLimits", "Web"]
 

@@ -1,0 +1,1 @@
+"""The forward pass: the graph that runs, what runs it, on which device, and in how much memory."""

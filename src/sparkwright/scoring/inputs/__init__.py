@@ -1,0 +1,1 @@
+"""Where photos come from: bytes, paths, URLs, images; fetched ahead of the network, within limits."""
