@@ -3,10 +3,10 @@
     python benchmarks/memory.py NETWORK … [--out benchmarks/results/memory.json]
 
 NETWORK is a file or folder with a network, or a name of the catalogue (then with random weights: memory does not depend
-on them). For each one, processes as the engine's own (`sparkwright.scoring.process.child`'s imports,
-`runtime.load`, a thread that decodes and runs micro-batches of 8) are started: the first one, which packs the weights, then 1, 2 and 4 at once.
-Taken are the peak (VmHWM) and the proportional set size (PSS: pages that several processes map count in shares), when
-all processes have scored.
+on them). For each one, processes as the engine's own (the imports of `sparkwright.scoring.process.child`,
+`runtime.load`, a thread that decodes and runs micro-batches of 8) are started: the first one, which packs the weights,
+then 1, 2 and 4 at once. Taken are the peak (VmHWM) and the proportional set size (PSS: pages that several processes map
+count in shares), when all processes have scored.
 """
 
 import argparse
