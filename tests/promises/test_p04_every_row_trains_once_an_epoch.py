@@ -13,21 +13,21 @@ from sparkwright.training.replica import Replica
 @pytest.mark.parametrize(("rows", "batch_size", "replicas"), [(61, 8, 4), (7, 32, 3), (100, 1, 1)])
 def test_every_row_trains_once_in_every_epoch(monkeypatch, rows, batch_size, replicas):
     seen: Counter[tuple[float, int]] = Counter()
-    step, epoch = Replica.step, Replica.start_epoch
+    backward, epoch = Replica.backward, Replica.start_epoch
     epochs = Counter()
 
     def start(self, number, steps):
         epochs[self.index] = number
         epoch(self, number, steps)
 
-    def watched(self, number, count, rate):
+    def watched(self, number, step):
         batch = self._batches[number]
         seen.update((float(row), epochs[self.index]) for row in self.shard.x_NF[batch, 0])
         assert len(batch) <= batch_size
-        step(self, number, count, rate)
+        backward(self, number, step)
 
     monkeypatch.setattr(Replica, "start_epoch", start)
-    monkeypatch.setattr(Replica, "step", watched)
+    monkeypatch.setattr(Replica, "backward", watched)
     x = np.stack([np.arange(rows), np.arange(rows) % 2], 1).astype(np.float32)
     config = TrainingConfig(batch_size=batch_size, replicas=replicas, epochs=3, patience=None)
     result = fit_arrays(x, np.where(x[:, 1] > 0, "odd", "even"), config)
