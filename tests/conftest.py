@@ -1,8 +1,7 @@
 """Fixtures that all tests share: a Spark session, the test data, a Hadoop.
 
 ``SPARKWRIGHT_TEST_SESSION=connect`` makes `spark` a Spark Connect session; one process can hold a session of one kind
-only. What needs a session and is not marked `connect` is left out then, and what needs none too, but for what is marked
-`cluster`: it has sessions of its own.
+only. What is not marked `connect` is left out then.
 """
 
 import os
@@ -57,8 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop", "yarn": "hadoop"}.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        own = item.get_closest_marker("cluster") and "spark" not in fixtures
-        (left_out if CONNECT and not (own or item.get_closest_marker("connect")) else kept).append(item)
+        (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(kept, key=_cost)

@@ -107,7 +107,7 @@ class Judge:
                     f"{self._names[rank]} has neither got on nor waited for another for {self._limit_s:g} s; it is "
                     f"{self._place(rank)}. If a step may take that long, raise the limit (`stall_limit_s`)."
                 )
-        if still and len(still) == len(there):
+        if still and len(still) == len(self._names) - len(self._left):
             whom = "; ".join(f"{self._names[rank]} for {self._pulses[rank].waits}" for rank in there)
             return f"All workers have waited for one another for {self._limit_s:g} s: {whom}."
         return None
