@@ -119,7 +119,9 @@ class Gang(Transport):
             before = _sockets()
             self._group = dist.ProcessGroupGloo(self._store, self.rank, len(self.hosts), options)
             self._group.set_timeout(_MESSAGE_LIMIT)
-            self._sockets = _sockets() - before
+            opened_since = _sockets() - before
+            # Meanwhile others may have come to the watch; hanging up must leave them the verdict.
+            self._sockets = opened_since - (self._watch.connections() if self._watch is not None else set())
 
     def beat(self) -> None:
         self._beats += 1

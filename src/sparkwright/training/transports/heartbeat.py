@@ -163,6 +163,10 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True, name="sparkwright-watch")
         self._thread.start()
 
+    def connections(self) -> set[int]:
+        """Return the file descriptors of the workers' connections."""
+        return {sock.fileno() for sock in list(self._ranks)}
+
     def close(self) -> None:
         """Send all workers that are still there away, in peace, and stop listening."""
         self._wake.close()
