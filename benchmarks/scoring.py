@@ -14,7 +14,8 @@ random weights (its speed is the same). On the same photos, on the same cores, o
 
 Each Spark case runs in a process of its own, twice: the second pass counts, the first one's seconds until the first
 batch are start-up. Torch gets an eighth of the photos, as it takes so long. ``--flat 1000 10000`` repeats the photos
-and shows the photos a second; ``--skew`` compares one huge partition, 10,000 tiny ones, and photos of 2 kB to 20 MB.
+and shows the photos a second; ``--skew`` compares one huge partition, tiny ones of a photo each, and photos of 2 kB to
+20 MB.
 """
 
 import argparse
@@ -140,7 +141,7 @@ def ray_data(photos: list[bytes], network: Any, cores: int) -> float:
 def spark_case(engine: str, photos: Path, network_name: str, master: str, partitions: str, count: int) -> Any:
     """Score with Spark twice, a long job once; return the last pass's rate, and how much longer the first one took.
 
-    `partitions` is their number, or ``huge``: nine tenths of the rows are in one of eight, or ``tiny``: 10,000.
+    `partitions` is their number, or ``huge``: nine tenths of the rows are in one of eight; or ``tiny``: a photo each.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -157,7 +158,7 @@ def spark_case(engine: str, photos: Path, network_name: str, master: str, partit
     rows = rows.withColumn("copy", F.explode(F.sequence(F.lit(1), F.lit(copies)))) if copies > 1 else rows
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"sparkwright-benchmark-{os.getpid()}"
     if partitions == "tiny":
-        rows = rows.repartition(10_000).persist()
+        rows = rows.repartition(count).persist()
     else:
         huge = F.when(F.rand(1) < 0.9, 0).otherwise(F.floor(1 + 7 * F.rand(2))).cast("int")
         cut = rows.repartitionById(8, huge) if partitions == "huge" else rows.repartition(int(partitions))
@@ -264,7 +265,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("network")
     parser.add_argument("--photos", type=int, default=1000)
-    parser.add_argument("--masters", nargs="+", default=["local[1]", "local[2]"])
+    parser.add_argument("--masters", nargs="*", default=["local[1]", "local[2]"])
     parser.add_argument("--partitions", nargs="+", type=int, default=[1, 2, 8])
     parser.add_argument("--flat", nargs="*", type=int, default=[])
     parser.add_argument("--skew", action="store_true")
@@ -303,7 +304,7 @@ def main() -> None:
 
     measure("limit", "limit", count, str(cores))
     few = str(max(1, arguments.photos // 8))
-    for kind in ("script", "loader", "ray"):
+    for kind in ("script", "loader", "ray") if arguments.masters else ():
         measure(kind, kind, few if kind == "loader" else count, str(cores))
     for master in arguments.masters:
         for partitions in map(str, arguments.partitions):
@@ -313,7 +314,7 @@ def main() -> None:
     for photos in arguments.flat:
         measure_ours(f"sparkwright {photos} photos", str(photos), f"local[{cores}]", str(2 * cores))
     if arguments.skew:
-        for photos, partitions in ((count, "8"), (count, "huge"), ("10000", "tiny")):
+        for photos, partitions in ((count, "8"), (count, "huge"), (count, "tiny")):
             for engine in ("sparkwright", "udf_onnx"):
                 measure(f"skew: {engine} {photos} photos {partitions}", engine, photos, f"local[{cores}]", partitions)
         with tempfile.TemporaryDirectory() as made:
@@ -321,7 +322,7 @@ def main() -> None:
             for kind, *rest in (("limit", str(cores)), ("sparkwright", f"local[{cores}]", "8"), ("script", str(cores))):
                 measure(f"skew: {kind} mixed sizes", kind, "200", *rest, folder=Path(made))
     everything = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    everything[Path(arguments.network).name] = result
+    everything[Path(arguments.network).name + ("" if arguments.masters else ", flat and skew")] = result
     arguments.out.write_text(json.dumps(everything, indent=2) + "\n")
     shares = {name: case["share_of_limit"] for name, case in result["cases"].items() if "share_of_limit" in case}
     print(json.dumps(shares, indent=2))
