@@ -28,7 +28,7 @@ from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink
 from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
-__all__ = ["Run", "check_folder", "read_run"]
+__all__ = ["CHECKPOINTS", "Run", "check_folder", "read_run"]
 
 CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.json", "checkpoints"
 

@@ -27,8 +27,9 @@ from sparkwright.runs import Run, check_folder
 from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
+from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import CHECKPOINT_S, TrainingResult, train
+from sparkwright.training.fit import TrainingResult, train
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

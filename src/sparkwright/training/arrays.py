@@ -17,7 +17,8 @@ from sparkwright.errors import InputError
 from sparkwright.events import Emit, Warned, ignore
 from sparkwright.locks import locked
 from sparkwright.models import Model
-from sparkwright.training.checkpoints import FOLDER, Checkpoints, newest, training_fingerprint
+from sparkwright.runs import CHECKPOINTS
+from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest, training_fingerprint
 from sparkwright.training.columns import Columns, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import Encoding
@@ -48,7 +49,7 @@ def fit_table(
     invalid: Invalid = "error",
     initial: Model | None = None,
     run: str | None = None,
-    checkpoint_s: float = 60.0,
+    checkpoint_s: float = CHECKPOINT_S,
     emit: Emit = ignore,
 ) -> TrainingResult:
     """Train a head on a table that this process holds; the weights are those of `train` on the same rows, bit for bit.
@@ -92,7 +93,7 @@ def fit_table(
     begin = None if initial is None else Initial.of(initial, config)
     if run is None:
         return _fit([rows], config, columns, classes, invalid, emit, started, begin)
-    folder = storage.join(storage.to_uri(run), FOLDER)
+    folder = storage.join(storage.to_uri(run), CHECKPOINTS)
     with locked(folder):
         kept = Checkpoints(folder, newest(folder), checkpoint_s)
         result = _fit([rows], config, columns, classes, invalid, emit, started, begin, kept)

@@ -33,7 +33,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.transports._base import Transport
 
 __all__ = [
-    "FOLDER",
+    "CHECKPOINT_S",
     "Checkpoints",
     "Snapshot",
     "age",
@@ -47,8 +47,8 @@ __all__ = [
     "write_file",
 ]
 
-FOLDER = "checkpoints"
-"""Of a run, for them."""
+CHECKPOINT_S = 60.0
+"""Seconds between two of them, if nobody says otherwise."""
 
 _MANIFEST, _COMMON = "manifest.json", "common"
 _KEPT = 2
@@ -100,7 +100,7 @@ class Checkpoints:
         self,
         uri: str,
         begin: str | None = None,
-        every_s: float = 60.0,
+        every_s: float = CHECKPOINT_S,
         fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
         self.uri = uri

@@ -23,15 +23,10 @@ from sparkwright.monitoring.progress import TerminalProgress
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_table
+from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.columns import Columns, arrow_schema, check_columns
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import (
-    CHECKPOINT_S,
-    MEMORY_MIB,
-    STALL_LIMIT_S,
-    TRANSPORTS,
-    train,
-)
+from sparkwright.training.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
     MLPRegressionModel,

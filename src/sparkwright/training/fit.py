@@ -14,9 +14,10 @@ from sparkwright.errors import EnvironmentNotReadyError, InputError, did_you_mea
 from sparkwright.events import Channel, Emit, Event, Warned, ignore
 from sparkwright.locks import locked
 from sparkwright.models import Model
+from sparkwright.runs import CHECKPOINTS
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
-from sparkwright.training.checkpoints import FOLDER, check_same, fingerprint_at, newest, training_fingerprint
+from sparkwright.training.checkpoints import CHECKPOINT_S, check_same, fingerprint_at, newest, training_fingerprint
 from sparkwright.training.columns import Columns, LabelKind, arrow_schema, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED_DDL, Encoding
@@ -35,7 +36,6 @@ __all__ = ["TrainingResult", "train"]
 
 MEMORY_MIB = 1024
 STALL_LIMIT_S = 120.0
-CHECKPOINT_S = 60.0
 TRANSPORTS = ("gang", "rounds")
 
 
@@ -161,7 +161,7 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
     if run is None:
         yield None
         return
-    folder = storage.join(storage.to_uri(run), FOLDER)
+    folder = storage.join(storage.to_uri(run), CHECKPOINTS)
     with locked(folder):
         check_shared(spark, folder)
         check_same(folder, fingerprint_at(folder), training_fingerprint(config))

@@ -14,7 +14,7 @@ from safetensors.numpy import save as save_tensors
 
 from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, WorkerLost, ignore
-from sparkwright.training.checkpoints import Checkpoints, newest_for_all, training_fingerprint
+from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.encoding import ENCODED
@@ -63,7 +63,7 @@ class TrainingJob:
     channel: Address | None
     stall_limit_s: float
     checkpoints: str | None = None
-    checkpoint_s: float = 60.0
+    checkpoint_s: float = CHECKPOINT_S
     initial: str | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ from sparkwright.training.compression import Codec
 from sparkwright.training.replica import Replica
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["Interval", "Strategy"]
+__all__ = ["Apart", "Interval", "Strategy"]
 
 
 @dataclass(frozen=True)
