@@ -80,7 +80,7 @@ def undisturbed(rows: int, epochs: int) -> str:
 def job(master: str, data: str, run: str, transport: str, epochs: int, settings: dict[str, str]) -> None:
     """Train, and write what happens as lines of JSON."""
     from sparkwright import session
-    from sparkwright.training.fit import train
+    from sparkwright.training.cluster.fit import train
 
     def say(**what: Any) -> None:
         print(json.dumps(what), flush=True)

@@ -277,7 +277,7 @@ def in_process(given: argparse.Namespace, threads: int) -> dict[str, Any]:
 
 
 def gang(given: argparse.Namespace) -> dict[str, Any]:
-    from sparkwright.training.fit import train
+    from sparkwright.training.cluster.fit import train
 
     spark = session()
     table = spark.read.parquet(str(given.mnist / "rows"))
@@ -303,7 +303,7 @@ def errors(given: argparse.Namespace) -> dict[str, Any]:
     """Return the test error after training on all rows, by replicas; one seed a value."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
-    from sparkwright.training.fit import train
+    from sparkwright.training.cluster.fit import train
 
     spark, rows = session(), load(given.mnist)
     table = spark.read.parquet(str(given.mnist / "rows")).withColumn("split", F.lit("train"))
@@ -324,8 +324,8 @@ def head(given: argparse.Namespace) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from sparkwright.training.cluster.fit import train
     from sparkwright.training.config import TrainingConfig
-    from sparkwright.training.fit import train
 
     spark, rows = session(), np.load(given.features)
     split = np.where(np.arange(len(rows["y"])) % 5 == 0, "validation", "train")

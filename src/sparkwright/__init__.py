@@ -50,7 +50,7 @@ _HOME = {
     "split_by_table": "sparkwright.data.splits",
     "split_counts": "sparkwright.data.splits",
     "start": "sparkwright.session",
-    "train": "sparkwright.training.fit",
+    "train": "sparkwright.training.cluster.fit",
     "unregister": "sparkwright.scoring.sql",
 }
 

@@ -28,8 +28,8 @@ from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.checkpoints import CHECKPOINT_S
+from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import TrainingResult, train
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -22,11 +22,11 @@ from sparkwright.events import EpochEnded, Event, Warned
 from sparkwright.networks.mlp import mlp
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import FeatureManifest
-from sparkwright.training import fit
 from sparkwright.training.arrays import fit_arrays
+from sparkwright.training.cluster import fit
+from sparkwright.training.cluster.worker import TrainingJob
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica
-from sparkwright.training.worker import TrainingJob
 from sparkwright.transfer import train_features
 
 pytestmark = [pytest.mark.timeout(420)]

@@ -12,7 +12,7 @@ PROGRAM = """
 import hashlib
 import numpy as np, pandas as pd
 from sparkwright.session import start
-from sparkwright.training import fit
+from sparkwright.training.cluster import fit
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.config import TrainingConfig
 

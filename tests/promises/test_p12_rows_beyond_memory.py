@@ -11,12 +11,12 @@ PROGRAM = """
 import sys, threading, time
 from pathlib import Path
 import numpy as np, psutil, pyarrow as pa
-from sparkwright.training.columns import Columns
+from sparkwright.training.rows.columns import Columns
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import Encoding
+from sparkwright.training.rows.encoding import Encoding
 from sparkwright.training.head import train_head
-from sparkwright.training.population import examine
-from sparkwright.training.row_files import RowFiles
+from sparkwright.training.rows.population import examine
+from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.transports.in_process import InProcess
 
 MIB, WIDTH, ROWS = 1 << 20, 1024, 32_768

@@ -15,8 +15,8 @@ from sparkwright.events import Event, SyncIntervalChosen
 from sparkwright.training import arrays
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
+from sparkwright.training.cluster.fit import train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import train
 from sparkwright.training.head import train_head
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.strategies import make_strategy

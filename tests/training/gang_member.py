@@ -89,6 +89,25 @@ def train(gang: Gang, folder: Path, own: str, what: str) -> None:
         assert total.tolist() == [gang.replicas] * 3
 
 
+def sums(folder: Path, rank: int, replicas: int, workers: int) -> None:
+    """Sum tensors that are sent whole, and such that are cut; leave the sums in the folder."""
+    torch.set_num_threads(1)
+    with Gang(Files(folder, rank, workers), hosting(replicas, workers), 30) as gang:
+        parts = [parts_of(replica) for replica in gang.hosted]
+        found = [gang.tree_sum([part[at] for part in parts]) for at in range(len(SHAPES))]
+        assert gang.gather("é" * rank) == ["é" * other for other in range(workers)]
+        assert gang.gather("") == [""] * workers
+    torch.save(found, folder / f"sums-{rank}")
+
+
+SHAPES = ((5,), (3, 70_001))
+
+
+def parts_of(replica: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(replica)
+    return [torch.randn(shape, generator=generator) * 10.0 ** (replica % 7 - 3) for shape in SHAPES]
+
+
 def act(what: str) -> None:
     match what:
         case "raise":

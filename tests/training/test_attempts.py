@@ -7,8 +7,8 @@ from pyspark.sql import SparkSession
 
 from sparkwright.errors import InputError, StorageError, WorkerError
 from sparkwright.events import EpochEnded, Event, Warned
-from sparkwright.training import attempts
-from sparkwright.training.attempts import TellOnce, check_shared, repeat
+from sparkwright.training.cluster import attempts
+from sparkwright.training.cluster.attempts import TellOnce, check_shared, repeat
 
 
 def commit(folder: Path, name: str) -> None:

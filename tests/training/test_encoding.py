@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import ColumnError
-from sparkwright.training.columns import Columns, check_columns
-from sparkwright.training.encoding import ENCODED, Encoding
-from sparkwright.training.rows import Rows, Store
+from sparkwright.training.rows.columns import Columns, check_columns
+from sparkwright.training.rows.encoding import ENCODED, Encoding
+from sparkwright.training.rows.store import Rows, Store
 
 COLUMNS = Columns(("features",), "label", "weight", "split")
 

@@ -19,13 +19,13 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError, WorkerError
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned
-from sparkwright.training import fit
 from sparkwright.training.arrays import fit_arrays
+from sparkwright.training.cluster import fit
+from sparkwright.training.cluster.fit import train
+from sparkwright.training.cluster.worker import TrainingJob
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import train
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rows import Store
-from sparkwright.training.worker import TrainingJob
+from sparkwright.training.rows.store import Store
 
 pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
 

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from training.gang_member import SHAPES, parts_of, sums
+
+from sparkwright.training.transports.in_process import InProcess
 
 LIMIT_S = 2.0
 WORKERS = 3
@@ -133,6 +137,26 @@ def test_the_others_carry_the_error_of_a_worker_that_fails_and_let_it_speak_firs
             f"WorkerError: {RANKS[1]} failed in step 3 of replica 3: RuntimeError: the disk is on fire"
         )
         assert report["at"] > failed["at"]
+
+
+@pytest.mark.parametrize(("replicas", "workers"), [(2, 2), (8, 2), (8, 3), (7, 4), (3, 3)])
+def test_the_sum_has_the_same_bits_whether_it_is_cut_into_slices_or_not(
+    context: Any, tmp_path: Path, replicas: int, workers: int
+) -> None:
+    processes = [
+        context.Process(target=sums, args=(tmp_path, rank, replicas, workers), daemon=True) for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    parts = [parts_of(replica) for replica in range(replicas)]
+    for at, shape in enumerate(SHAPES):
+        expected = InProcess(replicas).tree_sum([part[at] for part in parts])
+        assert expected.shape == shape
+        for rank in range(workers):
+            assert torch.equal(torch.load(tmp_path / f"sums-{rank}")[at], expected)
 
 
 def test_workers_end_when_the_process_that_started_them_is_killed(context: Any, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pyarrow as pa
 
-from sparkwright.training.moments import measure_moments
-from sparkwright.training.rows import Rows
+from sparkwright.training.rows.moments import measure_moments
+from sparkwright.training.rows.store import Rows
 from sparkwright.training.transports.in_process import InProcess
 
 

@@ -12,10 +12,10 @@ import pytest
 from sparkwright.errors import WorkerError
 from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import Columns, Encoding
 from sparkwright.training.head import Outcome, train_head
-from sparkwright.training.population import Population, examine
-from sparkwright.training.rows import Census, Rows, Store
+from sparkwright.training.rows.encoding import Columns, Encoding
+from sparkwright.training.rows.population import Population, examine
+from sparkwright.training.rows.store import Census, Rows, Store
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.in_process import InProcess
 from sparkwright.training.transports.rounds import (

@@ -17,13 +17,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from sparkwright.errors import InputError
 from sparkwright.events import EpochEnded, Event, StageEnded, Warned
-from sparkwright.training import rounds_driver
 from sparkwright.training.arrays import fit_arrays
+from sparkwright.training.cluster import rounds
+from sparkwright.training.cluster.fit import train
+from sparkwright.training.cluster.rounds import RoundJob
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import train
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rounds_driver import RoundJob
-from sparkwright.training.row_files import RowFiles
+from sparkwright.training.rows.files import RowFiles
 
 pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
 
@@ -109,7 +109,7 @@ class DyingJob(RoundJob):
 def test_a_task_that_is_killed_costs_its_round_and_rows_are_read_again_only_where_they_are_lost(
     source: DataFrame, arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds_driver, "RoundJob", DyingJob)
+    monkeypatch.setattr(rounds, "RoundJob", DyingJob)
     events: list[Event] = []
     config = CONFIG.replace(epochs=2)
     result = train(source, config, num_workers=2, transport="rounds", run=str(tmp_path / "run"), emit=events.append)

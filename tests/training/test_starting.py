@@ -8,8 +8,8 @@ import pytest
 
 from sparkwright.errors import WorkerError
 from sparkwright.events import Event, Progress, StageStarted, Warned, WorkerLost
-from sparkwright.training import starting
-from sparkwright.training.starting import Workers
+from sparkwright.training.cluster import starting
+from sparkwright.training.cluster.starting import Workers
 
 
 @pytest.fixture

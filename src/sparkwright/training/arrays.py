@@ -19,14 +19,14 @@ from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.runs import CHECKPOINTS
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest, training_fingerprint
-from sparkwright.training.columns import Columns, check_columns, label_kind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import Encoding
 from sparkwright.training.head import train_head
 from sparkwright.training.initial import Initial, allowed_classes
-from sparkwright.training.population import Invalid, examine
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rows import Store
+from sparkwright.training.rows.columns import Columns, check_columns, label_kind
+from sparkwright.training.rows.encoding import Encoding
+from sparkwright.training.rows.population import Invalid, examine
+from sparkwright.training.rows.store import Store
 from sparkwright.training.transports.in_process import InProcess
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import CHECKPOINT_S
-from sparkwright.training.columns import Columns, arrow_schema, check_columns
+from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
+from sparkwright.training.rows.columns import Columns, arrow_schema, check_columns
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
     MLPRegressionModel,

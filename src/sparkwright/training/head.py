@@ -23,13 +23,13 @@ from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import TRAIN, VALIDATION
 from sparkwright.training.initial import Initial
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
-from sparkwright.training.moments import Moments, measure_moments
-from sparkwright.training.population import Population
 from sparkwright.training.replica import Shard
-from sparkwright.training.rows import Rows
+from sparkwright.training.rows.encoding import TRAIN, VALIDATION
+from sparkwright.training.rows.moments import Moments, measure_moments
+from sparkwright.training.rows.population import Population
+from sparkwright.training.rows.store import Rows
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.sync_interval import choose_sync_interval
 from sparkwright.training.tasks import Classification, Regression, Task, class_factors

@@ -14,7 +14,7 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.optimizers import make_optimizer
-from sparkwright.training.rows import FeatureFile
+from sparkwright.training.rows.store import FeatureFile
 from sparkwright.training.tasks import Task
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from sparkwright.events import EpochEnded
 from sparkwright.networks.torch_network import TorchNetwork
-from sparkwright.training.columns import LabelKind
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import build_head
+from sparkwright.training.rows.columns import LabelKind
 
 __all__ = ["TrainingResult"]
 

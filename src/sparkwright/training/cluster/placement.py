@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from sparkwright.events import Address, Emit, Progress, Sender
 from sparkwright.session import worker_errors
-from sparkwright.training.encoding import ENCODED
-from sparkwright.training.row_files import RowFiles
-from sparkwright.training.rows import Census
+from sparkwright.training.rows.encoding import ENCODED
+from sparkwright.training.rows.files import RowFiles
+from sparkwright.training.rows.store import Census
 from sparkwright.training.transports._base import hosting
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
-from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows import Census
+from sparkwright.training.rows.columns import Columns, LabelKind
+from sparkwright.training.rows.store import Census
 
 __all__ = ["Population", "examine"]
 

@@ -16,18 +16,18 @@ from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.runs import CHECKPOINTS
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
-from sparkwright.training.attempts import ATTEMPTS, TellOnce, check_shared, repeat
 from sparkwright.training.checkpoints import CHECKPOINT_S, check_same, fingerprint_at, newest, training_fingerprint
-from sparkwright.training.columns import Columns, LabelKind, arrow_schema, check_columns, label_kind
+from sparkwright.training.cluster.attempts import ATTEMPTS, TellOnce, check_shared, repeat
+from sparkwright.training.cluster.rounds import RoundsDriver
+from sparkwright.training.cluster.starting import Workers
+from sparkwright.training.cluster.worker import RESULT_DDL, TrainingJob
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.initial import Initial, allowed_classes
-from sparkwright.training.population import Invalid
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rounds_driver import RoundsDriver
-from sparkwright.training.starting import Workers
+from sparkwright.training.rows.columns import Columns, LabelKind, arrow_schema, check_columns, label_kind
+from sparkwright.training.rows.encoding import ENCODED_DDL, Encoding
+from sparkwright.training.rows.population import Invalid
 from sparkwright.training.transports._base import hosting
-from sparkwright.training.worker import RESULT_DDL, TrainingJob
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -15,13 +15,13 @@ from safetensors.numpy import save as save_tensors
 from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, WorkerLost, ignore
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
-from sparkwright.training.columns import Columns, LabelKind
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.encoding import ENCODED
 from sparkwright.training.head import Outcome, train_head
 from sparkwright.training.initial import Initial
-from sparkwright.training.population import Invalid, Population, examine
-from sparkwright.training.rows import Census, Store, local_folder
+from sparkwright.training.rows.columns import Columns, LabelKind
+from sparkwright.training.rows.encoding import ENCODED
+from sparkwright.training.rows.population import Invalid, Population, examine
+from sparkwright.training.rows.store import Census, Store, local_folder
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.gang import Gang
 

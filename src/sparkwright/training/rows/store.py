@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.training.columns import SIDES
+from sparkwright.training.rows.columns import SIDES
 
 __all__ = ["Census", "FeatureFile", "Rows", "Store", "features_file", "local_folder"]
 

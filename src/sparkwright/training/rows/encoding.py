@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.data.local import join_numbers, numbers_of
-from sparkwright.training.columns import SIDES, Columns, label_kind
+from sparkwright.training.rows.columns import SIDES, Columns, label_kind
 
 __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
 

@@ -15,12 +15,13 @@ from sparkwright.errors import SparkwrightError, WorkerError
 from sparkwright.events import Emit, Event, Sender, StageEnded, StageStarted, ignore
 from sparkwright.session import worker_errors
 from sparkwright.training.checkpoints import newest
+from sparkwright.training.cluster.placement import Placement
+from sparkwright.training.cluster.worker import RESULT, RESULT_DDL, TrainingJob, outcome_pieces, report_failure
 from sparkwright.training.compression import make_codec
 from sparkwright.training.head import train_head
 from sparkwright.training.initial import Initial
-from sparkwright.training.placement import Placement
-from sparkwright.training.population import Population, examine
-from sparkwright.training.row_files import RowFiles
+from sparkwright.training.rows.files import RowFiles
+from sparkwright.training.rows.population import Population, examine
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.rounds import (
     Log,
@@ -32,7 +33,6 @@ from sparkwright.training.transports.rounds import (
     find_log,
     forget_logs,
 )
-from sparkwright.training.worker import RESULT, RESULT_DDL, TrainingJob, outcome_pieces, report_failure
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

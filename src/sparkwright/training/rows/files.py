@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.training.rows import FeatureFile, Rows, Store, features_file, local_folder
+from sparkwright.training.rows.store import FeatureFile, Rows, Store, features_file, local_folder
 
 __all__ = ["RowFiles"]
 

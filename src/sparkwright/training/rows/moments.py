@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparkwright.training.rows import Rows
+from sparkwright.training.rows.store import Rows
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Moments", "measure_moments"]
