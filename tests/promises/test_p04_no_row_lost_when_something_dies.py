@@ -1,5 +1,6 @@
 """P4: no row is lost or doubled when something dies: a scoring process, a worker, an executor, the driver."""
 
+import contextlib
 import importlib
 import json
 import subprocess
