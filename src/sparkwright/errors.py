@@ -7,6 +7,7 @@
     │   ├── NotFoundError (FileNotFoundError)   no such path, or nothing usable in it
     │   ├── ExistsError (FileExistsError)       output is there already
     │   ├── ColumnError                         a column is missing or of the wrong type
+    │   ├── ContentError                        one row's content (an image, a text, a sound) cannot be used
     │   ├── NotFiniteError                      a loss became NaN or infinite
     │   └── NameUnknownError (LookupError)      no network, layer, class … of that name
     ├── ModelError (ValueError)             a model's files are damaged, altered, or of a newer format
@@ -26,6 +27,7 @@ from typing import Any, Self
 
 __all__ = [
     "ColumnError",
+    "ContentError",
     "DownloadError",
     "EnvironmentNotReadyError",
     "ErrorRateError",
@@ -76,6 +78,20 @@ class ExistsError(InputError, FileExistsError):
 
 class ColumnError(InputError):
     """A column is missing, of the wrong type, or holds values that cannot be used."""
+
+
+class ContentError(InputError):
+    """One row's content that cannot be used: an image, a text, a sound.
+
+    `kind` groups such errors: empty, unreadable, too large, too long, unsupported, wrong size.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.kind, str(self))
 
 
 class NotFiniteError(InputError):

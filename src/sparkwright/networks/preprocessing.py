@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sparkwright.errors import InputError, did_you_mean
+from sparkwright.errors import ContentError, InputError, did_you_mean
 
 __all__ = ["PRESETS", "ImageError", "Preprocessing", "as_preprocessing"]
 
@@ -38,18 +38,11 @@ _RESIZES = ("short", "exact", "none")
 _ORIENTATION = 0x0112  # EXIF tag
 
 
-class ImageError(InputError):
+class ImageError(ContentError):
     """One image that cannot be used.
 
     `kind` groups such errors: empty, unreadable, too large, unsupported, wrong size.
     """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        return type(self), (self.kind, str(self))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sparkwright.networks.preprocessing import ImageError
+from sparkwright.errors import ContentError
 from sparkwright.scoring.process.cores import Cores
 
 __all__ = [
@@ -73,7 +73,7 @@ class Block(Protocol):
         """Write the network's input for `row` into `out`; called from any thread.
 
         Raises:
-            ImageError: the row cannot be used.
+            ContentError: the row cannot be used.
         """
 
 
@@ -132,7 +132,7 @@ class _MicroBatch(Generic[B]):
         scored, row = self.places[slot]
         try:
             scored.block.read(row, self.x[slot])
-        except ImageError as error:
+        except ContentError as error:
             self._errors[slot] = RowError(error.kind, str(error))
         except Exception as error:  # decoders fail in more ways than they document; one photo must not end the job
             self._errors[slot] = RowError("unreadable", f"{type(error).__name__}: {error}")
