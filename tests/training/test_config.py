@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sparkwright.errors import InputError
-from sparkwright.training.config import ACTIVATIONS, TrainingConfig, label_text
+from sparkwright.training.config import TrainingConfig, label_text
+from sparkwright.training.settings import ACTIVATIONS
 
 
 def test_all_problems_are_said_at_once() -> None:

@@ -1,39 +1,28 @@
 """What a training is told: one frozen value, checked as a whole."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any, Literal, Self, cast
+from numbers import Integral
+from typing import Any, Literal, Self
 
 from sparkwright.errors import InputError, did_you_mean
+from sparkwright.training.settings import (
+    ACTIVATIONS,
+    COMPRESSIONS,
+    INSTEAD,
+    METRICS,
+    NOT_FINITE,
+    OPTIMIZERS,
+    RANGES,
+    SCHEDULES,
+    STRATEGIES,
+    TASKS,
+    WHOLE,
+    is_number,
+)
 
-__all__ = [
-    "ACTIVATIONS",
-    "COMPRESSIONS",
-    "METRICS",
-    "NOT_FINITE",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "STRATEGIES",
-    "TASKS",
-    "TrainingConfig",
-]
-
-TASKS = ("classification", "regression")
-ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "linear", "step")
-STRATEGIES = ("averaging", "all_reduce", "outer")
-COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
-NOT_FINITE = ("stop", "retry")
-
-# Task → metric of the validation rows → whether less or more of it is better.
-METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
-    "classification": {"loss": "min", "accuracy": "max"},
-    "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
-}
+__all__ = ["TrainingConfig", "label_text"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class TrainingConfig:
     Args:
         task: ``"classification"`` or ``"regression"``.
         hidden: Widths of the hidden layers; none makes a linear head.
-        activation: Activation after each hidden layer: one of `ACTIVATIONS`.
+        activation: Activation after each hidden layer: one of `sparkwright.training.settings.ACTIVATIONS`.
         dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
             None: 0.3 in a classification, 0 in a regression.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
@@ -148,10 +137,10 @@ class TrainingConfig:
     def _make_plain(self) -> None:
         """Turn numbers of numpy into Python's, sequences into tuples, names of classes into text."""
         plain: dict[str, Any] = {"hidden": tuple(int(width) for width in self.hidden)}
-        for name, _, _ in _RANGES:
+        for name, _, _ in RANGES:
             value = getattr(self, name)
             if not isinstance(value, str | None):
-                plain[name] = int(value) if name in _WHOLE else float(value)
+                plain[name] = int(value) if name in WHOLE else float(value)
         if isinstance(self.class_weights, Mapping):
             plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}
         for name, value in plain.items():
@@ -243,11 +232,11 @@ class TrainingConfig:
 
     def _values_out_of_range(self) -> list[str]:
         problems = []
-        for name, wanted, holds in _RANGES:
+        for name, wanted, holds in RANGES:
             given = getattr(self, name)
-            integral = name in _WHOLE
-            if not _is_number(given) or (integral and given != int(given)) or not holds(given):
-                if name in _INSTEAD and given == _INSTEAD[name]:
+            integral = name in WHOLE
+            if not is_number(given) or (integral and given != int(given)) or not holds(given):
+                if name in INSTEAD and given == INSTEAD[name]:
                     continue
                 problems.append(f"`{name}` must be {wanted}, not {given!r}.")
         if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
@@ -262,7 +251,7 @@ class TrainingConfig:
             problems += [
                 f"`class_weights` must be finite and at least 0, not {weight!r} for class {name!r}."
                 for name, weight in self.class_weights.items()
-                if not _is_number(weight) or weight < 0
+                if not is_number(weight) or weight < 0
             ]
         return problems
 
@@ -282,47 +271,4 @@ def label_text(label: Any) -> str:
     """Return how the training calls a class: as text, whole numbers without a fraction, booleans in lower case."""
     if isinstance(label, bool):
         return str(label).lower()
-    return str(int(label)) if _is_number(label) and label == int(label) else str(label)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_Check = Callable[[float], bool]
-_RANGES: tuple[tuple[str, str, _Check], ...] = (
-    ("dropout", "at least 0 and below 1", lambda v: 0 <= v < 1),
-    ("learning_rate", "above 0", lambda v: v > 0),
-    ("momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
-    ("weight_decay", "at least 0", lambda v: v >= 0),
-    ("warmup", "at least 0 epochs", lambda v: v >= 0),
-    ("label_smoothing", "at least 0 and below 1", lambda v: 0 <= v < 1),
-    ("epochs", "a whole number of at least 1", lambda v: v >= 1),
-    ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
-    ("replicas", "a whole number of at least 1", lambda v: v >= 1),
-    ("sync_every", "'auto' or a whole number of at least 1", lambda v: v >= 1),
-    ("sync_share", "above 0 and below 1", lambda v: 0 < v < 1),
-    ("outer_rate", "above 0", lambda v: v > 0),
-    ("outer_momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
-    ("pull", "above 0 and at most 1", lambda v: 0 < v <= 1),
-    ("compression_share", "above 0 and at most 1", lambda v: 0 < v <= 1),
-    ("validation_fraction", "at least 0 and below 1", lambda v: 0 <= v < 1),
-    ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
-    ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
-    ("time_limit_s", "None or above 0", lambda v: v > 0),
-    ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
-    ("threads", "a whole number of at least 1", lambda v: v >= 1),
-)
-# Setting → what may stand there instead of a number.
-_INSTEAD = {
-    "dropout": None,
-    "learning_rate": None,
-    "weight_decay": None,
-    "patience": None,
-    "sync_every": "auto",
-    "time_limit_s": None,
-}
-_WHOLE = cast(
-    frozenset[str],
-    frozenset(name for name, wanted, _ in _RANGES if "whole number" in wanted),
-)
+    return str(int(label)) if is_number(label) and label == int(label) else str(label)

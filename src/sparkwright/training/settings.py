@@ -1,0 +1,80 @@
+"""What the settings of a training may be: names to choose from, and ranges of numbers."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, Literal, cast
+
+__all__ = [
+    "ACTIVATIONS",
+    "COMPRESSIONS",
+    "INSTEAD",
+    "METRICS",
+    "NOT_FINITE",
+    "OPTIMIZERS",
+    "RANGES",
+    "SCHEDULES",
+    "STRATEGIES",
+    "TASKS",
+    "WHOLE",
+    "is_number",
+]
+
+TASKS = ("classification", "regression")
+ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "linear", "step")
+STRATEGIES = ("averaging", "all_reduce", "outer")
+COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
+NOT_FINITE = ("stop", "retry")
+
+# Task → metric of the validation rows → whether less or more of it is better.
+METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
+    "classification": {"loss": "min", "accuracy": "max"},
+    "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
+}
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number, of Python or numpy; booleans are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_Check = Callable[[float], bool]
+# Setting, what it must be in words, and whether a number is that.
+RANGES: tuple[tuple[str, str, _Check], ...] = (
+    ("dropout", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("learning_rate", "above 0", lambda v: v > 0),
+    ("momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("weight_decay", "at least 0", lambda v: v >= 0),
+    ("warmup", "at least 0 epochs", lambda v: v >= 0),
+    ("label_smoothing", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("epochs", "a whole number of at least 1", lambda v: v >= 1),
+    ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
+    ("replicas", "a whole number of at least 1", lambda v: v >= 1),
+    ("sync_every", "'auto' or a whole number of at least 1", lambda v: v >= 1),
+    ("sync_share", "above 0 and below 1", lambda v: 0 < v < 1),
+    ("outer_rate", "above 0", lambda v: v > 0),
+    ("outer_momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("pull", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("compression_share", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("validation_fraction", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
+    ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("time_limit_s", "None or above 0", lambda v: v > 0),
+    ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
+    ("threads", "a whole number of at least 1", lambda v: v >= 1),
+)
+# Setting → what may stand there instead of a number.
+INSTEAD = {
+    "dropout": None,
+    "learning_rate": None,
+    "weight_decay": None,
+    "patience": None,
+    "sync_every": "auto",
+    "time_limit_s": None,
+}
+WHOLE = cast(
+    frozenset[str],
+    frozenset(name for name, wanted, _ in RANGES if "whole number" in wanted),
+)
