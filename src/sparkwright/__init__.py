@@ -15,6 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Public name → module that defines it.
 _HOME = {
+    "Augmentation": "sparkwright.networks.augmentation",
     "Evaluation": "sparkwright.evaluation.evaluate",
     "Featurizer": "sparkwright.scoring.featurizer",
     "FetchLimits": "sparkwright.scoring.inputs.fetch",

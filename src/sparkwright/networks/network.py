@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.errors import InputError, ModelError, NameUnknownError, did_you_mean
+from sparkwright.networks.augmentation import Augmentation, as_augmentation
 from sparkwright.networks.preprocessing import Preprocessing, as_preprocessing
 
 if TYPE_CHECKING:
@@ -206,6 +207,20 @@ class Network(ABC):
                 f"preprocessing makes {value.shape}. Give a Preprocessing with size={self.input_shape[1:]}."
             )
         return replace(self, preprocessing=value)
+
+    def with_augmentation(self, augmentation: Augmentation | Mapping[str, Any] | str | None) -> Self:
+        """Return the network with another augmentation in its preprocessing: what photos go through in training.
+
+        Raises:
+            InputError: The network does not take photos, or not such as the augmentation needs.
+        """
+        if self.preprocessing is None:
+            raise InputError(
+                f"Augmentation changes photos, and the network `{self.name}` does not read photos: it has no "
+                "preprocessing. Leave the augmentation out."
+            )
+        value = None if augmentation is None else as_augmentation(augmentation)
+        return replace(self, preprocessing=replace(self.preprocessing, augmentation=value))
 
     def with_classes(self, classes: Sequence[str] | None) -> Self:
         """Return the network with other names of the classes.

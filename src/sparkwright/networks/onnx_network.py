@@ -198,7 +198,7 @@ class OnnxNetwork(Network):
 
     @cached_property
     def _digest(self) -> str:
-        preprocessing = self.preprocessing.to_dict() if self.preprocessing else None
+        preprocessing = self.preprocessing.plain.to_dict() if self.preprocessing else None
         digest = hashlib.sha256(spec_digest({"kind": "onnx", "preprocessing": preprocessing}))
         # Not the file's bytes: the same layers cut out of a file with a head behind them are the same network.
         self.analysis.update(digest)

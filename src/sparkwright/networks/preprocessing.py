@@ -1,8 +1,8 @@
 """From an image's bytes to a network's input: one implementation for training and serving.
 
 A `Preprocessing` is plain data that a network carries and a model saves. It needs Pillow and numpy alone. What it does,
-in this order: decode to 8 bit RGB (or grey), turn as EXIF says, resize, crop the centre, order the channels,
-``(x * scale - mean) / std``.
+in this order: decode to 8 bit RGB (or grey), turn as EXIF says, resize, crop the centre, (in training alone: augment),
+order the channels, ``(x * scale - mean) / std``.
 
 Example:
     >>> from PIL import Image
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparkwright.errors import ContentError, InputError, did_you_mean
+from sparkwright.networks.augmentation import Augmentation, as_augmentation
 
 __all__ = ["PRESETS", "ImageError", "Preprocessing", "as_preprocessing"]
 
@@ -63,6 +64,8 @@ class Preprocessing:
         reducing_gap: A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, several times as fast, but to at least
             this many times what the resize needs (at least 1; Pillow's term). At 2 the decoder's own averaging hides
             behind the resize's. None decodes every photo whole.
+        augmentation: What photos go through in training, after the crop; an `Augmentation`, its dict, or the name of a
+            preset. Scoring passes it by.
 
     Raises:
         InputError: An argument is out of its range.
@@ -78,6 +81,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     max_pixels: int = 178_000_000
     reducing_gap: float | None = 2.0
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("resize", _RESIZES), ("interpolation", _INTERPOLATIONS), ("channels", _CHANNELS)):
@@ -114,6 +118,14 @@ class Preprocessing:
             raise InputError(
                 f"Preprocessing: `reducing_gap` must be at least 1, or None to decode whole; got {self.reducing_gap!r}."
             )
+        if self.augmentation is not None:
+            object.__setattr__(self, "augmentation", as_augmentation(self.augmentation))
+            self.augmentation.check(self.shape)
+
+    @property
+    def plain(self) -> Self:
+        """The same without augmentation: what scoring does, and what features depend on."""
+        return dataclasses.replace(self, augmentation=None)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -146,8 +158,27 @@ class Preprocessing:
         Raises:
             ImageError: The image is smaller than `size`, without resize.
         """
-        image = self._crop(image)
-        pixels = np.asarray(image)  # H x W (grey) or H x W x C, uint8
+        return self.normalise(np.asarray(self._crop(image)), out)
+
+    def crop(self, content: bytes | Image.Image | str | os.PathLike[str]) -> NDArray[np.uint8]:
+        """Decode, resize and crop: all of `apply` that comes before `normalise`.
+
+        Returns:
+            uint8, height x width x channels (red, green, blue, or one).
+
+        Raises:
+            ImageError: As `apply`.
+        """
+        pixels: NDArray[np.uint8] = np.asarray(self._crop(self.decode(content)))
+        return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+    def normalise(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Order the channels of cropped pixels and scale them.
+
+        Args:
+            pixels: Height x width, x channels unless there is one.
+            out: Where to write the result, float32 of `shape`; may be a view of any layout.
+        """
         for channel, (factor, offset) in enumerate(self._affine):
             source = pixels if pixels.ndim == 2 else pixels[:, :, 2 - channel if self.channels == "bgr" else channel]
             np.multiply(source, factor, out=out[channel])
@@ -183,10 +214,11 @@ class Preprocessing:
             raise ImageError("unreadable", f"The image cannot be decoded: {error or type(error).__name__}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
-        }
+        """Return the fields as JSON holds them; without `augmentation` if there is none."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        augmentation = fields.pop("augmentation")
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return found | ({"augmentation": augmentation.to_dict()} if augmentation else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -30,6 +30,9 @@ __all__ = ["Architecture", "Layers", "Part", "Taps", "TorchNetwork"]
 # BatchNorm's counter of batches: no output depends on it (momentum is fixed), and many published files lack it.
 _COUNTER = "num_batches_tracked"
 
+FACTORY = "factory"
+"""The architecture that is a function of the user's."""
+
 
 class Layers(nn.Sequential):
     """A Sequential whose frozen layers stay in inference mode and need no gradient.
@@ -182,8 +185,15 @@ class TorchNetwork(Network):
     def input_shape(self) -> Shape:
         return self._input_shape
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a function outside the library builds some of it: see `sparkwright.networks.factory`."""
+        return any(part.build == FACTORY for part in self.parts)
+
     @cached_property
     def output_shape(self) -> Shape:
+        if self.is_foreign:
+            return self.forward(np.zeros((1, *self.input_shape), np.float32)).shape[1:]
         # On the meta device only shapes are computed.
         state = {name: value.to("meta") for name, value in self.module.state_dict().items()}
         with torch.no_grad():
@@ -282,7 +292,7 @@ class TorchNetwork(Network):
         structure = {
             "builds": [[part.build, dict(part.options), part.child] for part in self.parts],
             "leaves": [path for path in self._paths if not isinstance(self.module.get_submodule(path), nn.Sequential)],
-            "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None,
+            "preprocessing": self.preprocessing.plain.to_dict() if self.preprocessing else None,
         }
         if self.precision:
             structure["precision"] = self.precision.name
@@ -393,11 +403,12 @@ def _construct(part: Part, seed: int | None) -> Architecture:
     from sparkwright.networks.catalogue import builder
 
     build = builder(part.build)
-    if seed is None:
+    # What a factory builds may hold tensors that are not in its state: on the meta device they would have no values.
+    if seed is None and part.build != FACTORY:
         with torch.device("meta"):
             return build(**part.options)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         return build(**part.options)
 
 

@@ -115,7 +115,7 @@ def featurize(
         except BaseException:
             _remove(storage.join(root, data), keep_rows=True)  # the next call goes on from them
             raise
-    preprocessing = network.preprocessing.to_dict() if network.preprocessing else None
+    preprocessing = network.preprocessing.plain.to_dict() if network.preprocessing else None
     manifest = replace(manifest, preprocessing=preprocessing)
     storage.write_bytes(storage.join(root, MANIFEST), manifest.to_json())
     for name in storage.list_files(root):  # of earlier versions, and what calls that died have left
