@@ -165,8 +165,7 @@ def sync_bytes(config: TrainingConfig, table: pa.Table) -> int:
     module = build_head(config, len(table["features"][0]), outputs).to_module()
     flat, strategy = flatten(module, make_optimizer(config).slots), make_strategy(config)
     sent = flat.gradient_N if config.strategy == "all_reduce" else flat.state_SN
-    if strategy.codec is not None:
-        sent = strategy.codec.room(flat.weights_N if strategy.codec.feedback else sent)
+    sent = strategy.codec.room(flat.weights_N if strategy.codec.feedback else sent)
     return 2 * (config.replicas - 1) * sent.nbytes
 
 

@@ -16,6 +16,7 @@ from sparkwright.training import arrays
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.cluster.fit import train
+from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import train_head
 from sparkwright.training.result import TrainingResult
@@ -35,7 +36,9 @@ class Simulated(InProcess):
     def clock(self) -> float:
         return self._now
 
-    def sum_of(self, local: Callable[[], Sequence[Tensor]], codec: Any = None, replicas: Sequence[Any] = ()) -> Tensor:
+    def sum_of(
+        self, local: Callable[[], Sequence[Tensor]], codec: Codec = PLAIN, replicas: Sequence[Any] = ()
+    ) -> Tensor:
         if not replicas:  # counts and metrics are summed
             return self.tree_sum(local(), codec)
         with mock.patch.object(replicas[0], "backward", wraps=replicas[0].backward) as backward:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sparkwright.errors import WorkerError
-from sparkwright.training.compression import make_codec
+from sparkwright.training.compression import PLAIN, make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import Outcome, train_head
 from sparkwright.training.rows.encoding import Columns, Encoding
@@ -199,11 +199,21 @@ def test_workers_gather_messages_and_agree_from_round_to_round(tmp_path: Path) -
             except Suspended as suspended:
                 parts.append(json.loads(json.dumps(suspended.part)))
         if parts:
-            complete(parts, 3, None, log)
+            complete(parts, 3, PLAIN, log)
     assert answers == [(["from 0", "from 1"], 7)] * 2
 
 
 def test_a_round_whose_workers_stand_at_different_sums_is_refused(tmp_path: Path) -> None:
     parts = [{"rank": rank, "begin": None, "number": rank} for rank in range(2)]
     with pytest.raises(WorkerError, match=r"different sums \(rank 0 at None/0, rank 1 at None/1\)"):
-        complete(parts, 2, None, Log(str(tmp_path)))
+        complete(parts, 2, PLAIN, Log(str(tmp_path)))
+
+
+def test_compression_makes_the_files_of_rounds_smaller_too(tmp_path: Path) -> None:
+    config = CONFIG.replace(epochs=1, refit=False, calibrate=False)
+    (whole,) = Cluster(config, tmp_path / "whole", 2).train().history
+    (packed,) = Cluster(config.replace(compression="float16"), tmp_path / "packed", 2).train().history
+    assert whole.saved_bytes == 0
+    assert packed.sent_bytes + packed.saved_bytes == whole.sent_bytes
+    # Of three parts one is added to, so it stays as it is; the others and the sum, read by two workers, are packed.
+    assert 0.35 < packed.saved_bytes / whole.sent_bytes < 0.4

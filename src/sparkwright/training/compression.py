@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ["Codec", "make_codec"]
+__all__ = ["PLAIN", "Codec", "make_codec"]
 
 _BLOCK = 256  # values that share a scale; 4 bytes of scale cost 1.6 % then
 
@@ -39,11 +39,28 @@ class Codec(ABC):
 
     @abstractmethod
     def unpack(self, payload: Tensor, like: Tensor) -> Tensor:
-        """Return the tensor of the shape of `like` that `payload` stands for; a new one."""
+        """Return the tensor of the shape of `like` that `payload` stands for."""
 
     @abstractmethod
     def room(self, like: Tensor) -> Tensor:
-        """Return an empty payload for a tensor of the shape of `like`, to be received into."""
+        """Return a payload for a tensor of the shape of `like`, to be received into; it may be `like` itself."""
+
+
+class Plain(Codec):
+    """Sends tensors of any type as they are."""
+
+    def pack(self, tensor: Tensor, replica: int) -> Tensor:  # noqa: ARG002
+        return tensor
+
+    def unpack(self, payload: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002
+        return payload
+
+    def room(self, like: Tensor) -> Tensor:
+        return like
+
+
+PLAIN = Plain()
+"""It keeps nothing, so one is enough."""
 
 
 class BFloat16(Codec):
@@ -175,11 +192,11 @@ class Threshold(TopK):
         return torch.empty(2 + self._count(like), dtype=torch.int32)
 
 
-def make_codec(name: str | None, share: float) -> Codec | None:
-    """Return the codec that a configuration names, or None for none.
+def make_codec(name: str | None, share: float) -> Codec:
+    """Return the codec that a configuration names.
 
     Args:
-        name: One of `sparkwright.training.config.COMPRESSIONS`, or None.
+        name: One of `sparkwright.training.settings.COMPRESSIONS`, or None.
         share: Of the values that top-k and threshold send.
     """
     match name:
@@ -194,7 +211,7 @@ def make_codec(name: str | None, share: float) -> Codec | None:
         case "threshold":
             return Threshold(share)
         case _:
-            return None
+            return PLAIN
 
 
 def _scale(rows_RN: Tensor, top: float) -> Tensor:

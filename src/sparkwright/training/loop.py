@@ -215,8 +215,7 @@ class Loop:
                 for replica in state.replicas:
                     replica.flat.state_SN.copy_(state.saved.common["state"])
                 self.strategy.start(state.replicas, state.saved.common)
-                if self.strategy.codec is not None:
-                    self.strategy.codec.residuals.clear()
+                self.strategy.codec.residuals.clear()
 
     def _train(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
         replicas, counts, steps, saved = state.replicas, state.counts, state.steps, state.saved
@@ -267,8 +266,7 @@ class Loop:
         )
 
     def _snapshot(self, state: "_State", epoch: int, number: int, cost: "_Cost") -> Snapshot:
-        codec = self.strategy.codec
-        residuals = codec.residuals if codec else {}
+        residuals = self.strategy.codec.residuals
         own = {
             replica.index: replica.carried()
             | ({"residual": residuals[replica.index]} if replica.index in residuals else {})
@@ -289,7 +287,7 @@ class Loop:
 
     def _restore(self, replica: Replica, own: Mapping[str, Tensor]) -> None:
         replica.restore(own)
-        if self.strategy.codec is not None and "residual" in own:
+        if "residual" in own:
             self.strategy.codec.residuals[replica.index] = own["residual"].clone()
 
     def _measured(

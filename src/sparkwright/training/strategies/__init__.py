@@ -22,7 +22,8 @@ def make_strategy(config: TrainingConfig) -> Strategy:
         if config.strategy != "all_reduce":
             raise InputError("`sync_every` 'auto' must be measured first: see `choose_sync_interval`.")
         every = 1
-    codec = make_codec(config.compression, config.compression_share)
+    # One replica alone sends nothing, so nothing is lost on the way.
+    codec = make_codec(config.compression if config.replicas > 1 else None, config.compression_share)
     match config.strategy:
         case "all_reduce":
             return AllReduce(codec=codec)

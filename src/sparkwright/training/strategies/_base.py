@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparkwright.training.compression import Codec
+from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.replica import Replica
 from sparkwright.training.transports._base import Transport
 
@@ -44,10 +44,10 @@ class Strategy(ABC):
 
     Args:
         every: Steps between two syncs.
-        codec: Compresses what is sent; None sends all.
+        codec: Compresses what is sent.
     """
 
-    def __init__(self, every: int = 1, codec: Codec | None = None) -> None:
+    def __init__(self, every: int = 1, codec: Codec = PLAIN) -> None:
         self.every = every
         self.codec = codec
 
@@ -80,7 +80,7 @@ class Apart(Strategy):
     """
 
     def start(self, replicas: Sequence[Replica], state: Mapping[str, Tensor] | None = None) -> None:
-        keeps = self.codec is not None and self.codec.feedback
+        keeps = self.codec.feedback
         for replica in replicas:
             replica.differs = replica.differs or keeps
         sent = 1 if keeps else None

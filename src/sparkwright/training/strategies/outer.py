@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sparkwright.training.compression import Codec
+from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.replica import Replica
 from sparkwright.training.strategies._base import Apart
 
@@ -30,7 +30,7 @@ class Outer(Apart):
     """
 
     def __init__(
-        self, every: int, rate: float = 0.7, momentum: float = 0.9, pull: float = 1.0, codec: Codec | None = None
+        self, every: int, rate: float = 0.7, momentum: float = 0.9, pull: float = 1.0, codec: Codec = PLAIN
     ) -> None:
         super().__init__(every, codec)
         self._rate, self._momentum, self._pull = rate, momentum, pull

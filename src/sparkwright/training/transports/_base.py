@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sparkwright.training.compression import Codec
+from sparkwright.training.compression import PLAIN, Codec
 
 if TYPE_CHECKING:
     from sparkwright.training.replica import Replica
@@ -50,6 +50,7 @@ class Transport(ABC):
         self.seconds = 0.0
         self.sent_bytes = 0
         self.saved_bytes = 0
+        self._trains: Sequence[Replica] = ()  # who did the last work
         self._host_of = {replica: rank for rank, hosted in enumerate(hosts) for replica in hosted}
 
     @property
@@ -72,8 +73,8 @@ class Transport(ABC):
     def sum_of(
         self,
         local: Callable[[], Sequence[Tensor]],
-        codec: Codec | None = None,
-        replicas: "Sequence[Replica]" = (),  # noqa: ARG002  for transports that outlive the process
+        codec: Codec = PLAIN,
+        replicas: "Sequence[Replica]" = (),
     ) -> Tensor:
         """Return the `tree_sum` of what `local` returns; a collective call.
 
@@ -85,13 +86,14 @@ class Transport(ABC):
             codec: Compresses what is sent.
             replicas: Those whose `Replica.carried` the work changes.
         """
+        self._trains = replicas or self._trains
         parts = local()
         started = time.perf_counter()
         total = self.tree_sum(parts, codec)
         self.seconds += time.perf_counter() - started
         return total
 
-    def tree_sum(self, parts: Sequence[Tensor], codec: Codec | None = None) -> Tensor:
+    def tree_sum(self, parts: Sequence[Tensor], codec: Codec = PLAIN) -> Tensor:
         """Return the sum over all replicas, the same bits in every process; a collective call.
 
         Args:
@@ -100,19 +102,16 @@ class Transport(ABC):
         """
         return self.completed({(replica, 1): part for replica, part in zip(self.hosted, parts, strict=True)}, codec)
 
-    def completed(self, nodes: dict[tuple[int, int], Tensor], codec: Codec | None = None) -> Tensor:
+    def completed(self, nodes: dict[tuple[int, int], Tensor], codec: Codec = PLAIN) -> Tensor:
         """Return the sum over all replicas from nodes of the tree that are known, by first replica and width."""
         like = next(iter(nodes.values()))
         total = self._node(nodes, 0, self.width, like, codec)
-        if codec is None or self.replicas == 1:
-            self._count(like, like, len(self.hosts) - 1 if self.rank == 0 else 0)
-            return self._shared(like if total is None else total)
-        payload = codec.pack(total, 0) if total is not None else codec.room(like)
+        payload = codec.room(like) if total is None else codec.pack(total, 0)
         self._count(payload, like, len(self.hosts) - 1 if self.rank == 0 else 0)
         return codec.unpack(self._shared(payload), like)
 
     def _node(
-        self, nodes: dict[tuple[int, int], Tensor], first: int, width: int, like: Tensor, codec: Codec | None
+        self, nodes: dict[tuple[int, int], Tensor], first: int, width: int, like: Tensor, codec: Codec
     ) -> Tensor | None:
         """Return the sum of a node if this process hosts its first replica; else None."""
         if width == 1 or (first, width) in nodes:
@@ -123,14 +122,14 @@ class Transport(ABC):
             return left
         right = self._node(nodes, middle, width // 2, like, codec)
         adder, sender = self._host_of[first], self._host_of[middle]
-        message = codec.pack(right, middle) if codec and right is not None else right
+        message = None if right is None else codec.pack(right, middle)
         if adder != sender and self.rank == adder:
-            message = self._receive(codec.room(like) if codec else like, sender)
+            message = self._receive(codec.room(like), sender)
         elif adder != sender and self.rank == sender and message is not None:
             self._count(message, like)
             self._send(message, adder)
         if left is not None and message is not None and self.rank == adder:
-            left.add_(codec.unpack(message, like) if codec else message)
+            left.add_(codec.unpack(message, like))
         return left
 
     def _count(self, payload: Tensor, whole: Tensor, receivers: int = 1) -> None:

@@ -15,20 +15,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sparkwright.errors import WorkerError
-from sparkwright.training.compression import Codec
+from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.transports._base import Transport
 from sparkwright.training.transports.heartbeat import Address, Heartbeat, Pulse, Watch
 from sparkwright.training.transports.in_process import InProcess
-
-if TYPE_CHECKING:
-    from sparkwright.training.replica import Replica
 
 __all__ = ["Gang", "Meeting"]
 
@@ -92,7 +89,6 @@ class Gang(Transport):
         self._lock = threading.Lock()
         self._beats = 0
         self._waits: str | None = None
-        self._trains: Sequence[Replica] = ()
         self._subtrees = [list(_subtrees(hosted, 0, self.width, self.replicas)) for hosted in hosts]
         if len(hosts) > 1:
             try:
@@ -131,15 +127,6 @@ class Gang(Transport):
     def beat(self) -> None:
         self._beats += 1
 
-    def sum_of(
-        self,
-        local: Callable[[], Sequence[Tensor]],
-        codec: Codec | None = None,
-        replicas: "Sequence[Replica]" = (),
-    ) -> Tensor:
-        self._trains = replicas or self._trains
-        return super().sum_of(local, codec, replicas)
-
     def gather(self, message: str) -> list[str]:
         if len(self.hosts) == 1:
             return [message]
@@ -159,7 +146,7 @@ class Gang(Transport):
         parts = zip(all_messages.view(len(self.hosts), room), sizes.tolist(), strict=True)
         return [part[:size].numpy().tobytes().decode() for part, size in parts]
 
-    def completed(self, nodes: dict[tuple[int, int], Tensor], codec: Codec | None = None) -> Tensor:
+    def completed(self, nodes: dict[tuple[int, int], Tensor], codec: Codec = PLAIN) -> Tensor:
         """Return the sum over all replicas; see `Transport.completed`.
 
         Large tensors are cut into as many slices as there are workers. Each worker gets its slice of all, adds it up
@@ -167,9 +154,9 @@ class Gang(Transport):
         would carry everything.
         """
         like = next(iter(nodes.values()))
-        if self._group is None or codec is not None or like.nbytes < len(self.hosts) * _SLICE_BYTES:
+        if self._group is None or codec is not PLAIN or like.nbytes < len(self.hosts) * _SLICE_BYTES:
             return super().completed(nodes, codec)
-        own = [self._node(nodes, *node, like, None) for node in self._subtrees[self.rank]]
+        own = [self._node(nodes, *node, like, codec) for node in self._subtrees[self.rank]]
         workers, size = len(self.hosts), -(-like.numel() // len(self.hosts))
         padded_KN = like.new_zeros(len(own), workers * size)
         for row, node in zip(padded_KN, own, strict=True):

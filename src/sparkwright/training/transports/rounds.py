@@ -21,7 +21,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from sparkwright import storage
 from sparkwright.errors import WorkerError
 from sparkwright.training.checkpoints import Checkpoints, Snapshot, load_file, newest, write_file
-from sparkwright.training.compression import Codec
+from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.transports._base import Transport
 from sparkwright.training.transports.in_process import InProcess
 
@@ -138,7 +138,7 @@ class Rounds(Transport):
     def sum_of(
         self,
         local: Callable[[], Sequence[Tensor]],
-        codec: Codec | None = None,
+        codec: Codec = PLAIN,
         replicas: "Sequence[Replica]" = (),
     ) -> Tensor:
         if self.replayed:
@@ -150,9 +150,9 @@ class Rounds(Transport):
                 own = load_file(folder, name, manifest["files"][name])
                 replica.restore(own)
                 residual = result.get(f"residual-{replica.index}", own.get("residual"))
-                if codec is not None and residual is not None:
+                if residual is not None:
                     codec.residuals[replica.index] = residual.clone()
-            return result["sum"]
+            return codec.unpack(result["sum"], torch.empty(manifest["shape"]))
 
     def agree(self, word: int) -> int:
         return int(self.sum_of(lambda: [torch.tensor(0 if replica else word) for replica in self.hosted]))
@@ -179,20 +179,20 @@ class Rounds(Transport):
         self._clock += took
         self.seconds += took - manifest["work_s"]
         self.sent_bytes += manifest["bytes"] if self.rank == 0 else 0
+        self.saved_bytes += manifest["saved_bytes"] if self.rank == 0 else 0
 
-    def _work(
-        self, local: Callable[[], Sequence[Tensor]], codec: Codec | None, replicas: "Sequence[Replica]"
-    ) -> NoReturn:
+    def _work(self, local: Callable[[], Sequence[Tensor]], codec: Codec, replicas: "Sequence[Replica]") -> NoReturn:
         """Do the work, leave what it led to in the run's folder, and suspend."""
         started = time.perf_counter()
         parts = local()
         work_s = time.perf_counter() - started
         nodes = self._nodes({(r, 1): part for r, part in zip(self.hosted, parts, strict=True)}, 0, self.width, codec)
+        sent = {node: codec.pack(total, node[0]) if _is_right(*node) else total for node, total in nodes.items()}
         folder, attempt = self._log.folder(self._number), uuid.uuid4().hex
         names = {str(replica.index): f"replica-{replica.index}-{attempt}" for replica in replicas}
-        tensors = {f"nodes-{attempt}": {f"{first}-{width}": node for (first, width), node in nodes.items()}}
+        tensors = {f"nodes-{attempt}": {f"{first}-{width}": node for (first, width), node in sent.items()}}
         for replica in replicas:
-            residuals = codec.residuals if codec is not None else {}
+            residuals = codec.residuals
             residual = {"residual": residuals[replica.index]} if replica.index in residuals else {}
             tensors[names[str(replica.index)]] = {**replica.carried(), **residual}
         self._suspend(
@@ -200,14 +200,15 @@ class Rounds(Transport):
                 "nodes": f"nodes-{attempt}",
                 "replicas": names,
                 "files": {name: write_file(folder, name, own) for name, own in tensors.items()},
-                "coded": codec is not None,
-                "bytes": sum(node.nbytes for node in nodes.values()),
+                "coded": codec is not PLAIN,
+                "bytes": sum(node.nbytes for node in sent.values()),
+                "saved_bytes": sum(nodes[node].nbytes - sent[node].nbytes for node in nodes),
                 "work_s": work_s,
             }
         )
 
     def _nodes(
-        self, leaves: dict[tuple[int, int], Tensor], first: int, width: int, codec: Codec | None
+        self, leaves: dict[tuple[int, int], Tensor], first: int, width: int, codec: Codec
     ) -> dict[tuple[int, int], Tensor]:
         """Return the largest nodes at and below one that are sums of hosted replicas alone."""
         inside = range(first, min(first + width, self.replicas))
@@ -243,7 +244,7 @@ class RoundCheckpoints(Checkpoints):
         self._rounds.checkpointed(snapshot, self.write(snapshot, common=transport.rank == 0))
 
 
-def complete(parts: Sequence[Mapping[str, Any]], replicas: int, codec: Codec | None, log: Log) -> str:
+def complete(parts: Sequence[Mapping[str, Any]], replicas: int, codec: Codec, log: Log) -> str:
     """Complete a sum from all workers' parts and commit it; return its folder. Runs in one task of the job.
 
     Args:
@@ -263,15 +264,16 @@ def complete(parts: Sequence[Mapping[str, Any]], replicas: int, codec: Codec | N
     log = Log(log.uri, begin, (), log.fingerprint)
     folder = log.folder(number)
     if "message" in parts[0]:
-        manifest: dict[str, Any] = {"messages": [part["message"] for part in parts], "bytes": 0, "work_s": 0.0}
+        manifest: dict[str, Any] = {"messages": [part["message"] for part in parts], "bytes": 0, "saved_bytes": 0}
+        manifest["work_s"] = 0.0
     else:
-        manifest = _summed(parts, folder, InProcess(replicas), codec if parts[0]["coded"] else None)
+        manifest = _summed(parts, folder, InProcess(replicas), codec if parts[0]["coded"] else PLAIN)
     _commit_checkpoint(parts, log)
     storage.write_bytes(storage.join(folder, _MANIFEST), json.dumps(manifest).encode())
     return folder
 
 
-def _summed(parts: Sequence[Mapping[str, Any]], folder: str, whole: InProcess, codec: Codec | None) -> dict[str, Any]:
+def _summed(parts: Sequence[Mapping[str, Any]], folder: str, whole: InProcess, codec: Codec) -> dict[str, Any]:
     """Write the sum of all parts; return the manifest."""
     files: dict[str, str] = {name: sha for part in parts for name, sha in part["files"].items()}
     owned = {replica: name for part in parts for replica, name in part["replicas"].items()}
@@ -281,41 +283,62 @@ def _summed(parts: Sequence[Mapping[str, Any]], folder: str, whole: InProcess, c
         for key, node in load_file(folder, part["nodes"], files[part["nodes"]]).items()
         for first, width in [key.split("-")]
     }
-    if codec is not None:
-        for replica in _senders(nodes.keys(), whole):
-            own = load_file(folder, owned[str(replica)], files[owned[str(replica)]])
-            if "residual" in own:
-                codec.residuals[replica] = own["residual"].clone()
-    result = {"sum": whole.completed(nodes, codec)}
-    if codec is not None:
-        result |= {f"residual-{replica}": residual for replica, residual in codec.residuals.items()}
+
+    def own(replica: int) -> dict[str, Tensor]:
+        return load_file(folder, owned[str(replica)], files[owned[str(replica)]])
+
+    sent = _Sent(codec, {first: node for (first, width), node in nodes.items() if _is_right(first, width)}, own)
+    total = whole.completed(dict(sorted(nodes.items())), sent)  # the first one, a left half, is not packed
+    payload = sent.payloads[0]
+    residuals = {f"residual-{replica}": residual for replica, residual in codec.residuals.items()}
     name = f"sum-{uuid.uuid4().hex}"
-    files[name] = write_file(folder, name, result)
+    files[name] = write_file(folder, name, {"sum": payload, **residuals})
     return {
         "sum": name,
+        "shape": list(total.shape),
         "replicas": owned,
         "files": files,
         # Each part is written once; all workers read the sum.
-        "bytes": sum(part["bytes"] for part in parts) + len(parts) * result["sum"].nbytes,
+        "bytes": sum(part["bytes"] for part in parts) + len(parts) * payload.nbytes,
+        "saved_bytes": sum(part["saved_bytes"] for part in parts) + len(parts) * (total.nbytes - payload.nbytes),
         "work_s": max(part["work_s"] for part in parts),
     }
 
 
-def _senders(nodes: Collection[tuple[int, int]], whole: InProcess) -> set[int]:
-    """Return the replicas along whose edge something is sent above the known nodes: the root's, and right halves'."""
-    found = {0}
+class _Sent(Codec):
+    """A codec that knows what workers have packed already, and what replicas' messages had lost before.
 
-    def visit(first: int, width: int) -> None:
-        middle = first + width // 2
-        if (first, width) in nodes or middle >= first + width:
-            return
-        visit(first, width // 2)
-        if middle < whole.replicas:
-            found.add(middle)
-            visit(middle, width // 2)
+    Each replica sends along one edge of the tree, so it has one payload.
 
-    visit(0, whole.width)
-    return found
+    Args:
+        codec: Packs the rest.
+        payloads: Replica → what it sends; at the end, of all that the sum needed.
+        own: Gives a replica's file.
+    """
+
+    def __init__(self, codec: Codec, payloads: dict[int, Tensor], own: Callable[[int], Mapping[str, Tensor]]) -> None:
+        super().__init__()
+        self.payloads = payloads
+        self._codec = codec
+        self._own = own
+
+    def pack(self, tensor: Tensor, replica: int) -> Tensor:
+        if replica not in self.payloads:
+            if self._codec.feedback and "residual" in (own := self._own(replica)):
+                self._codec.residuals[replica] = own["residual"].clone()
+            self.payloads[replica] = self._codec.pack(tensor, replica)
+        return self.payloads[replica]
+
+    def unpack(self, payload: Tensor, like: Tensor) -> Tensor:
+        return self._codec.unpack(payload, like)
+
+    def room(self, like: Tensor) -> Tensor:
+        return self._codec.room(like)
+
+
+def _is_right(first: int, width: int) -> bool:
+    """Whether a node is the right half of its parent: what sends, not what adds up."""
+    return first // width % 2 == 1
 
 
 def _commit_checkpoint(parts: Sequence[Mapping[str, Any]], log: Log) -> None:
