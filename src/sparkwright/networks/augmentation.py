@@ -213,21 +213,23 @@ class Augmentation:
         return left, top, min(left + across, width), min(top + down, height)
 
     def _coloured(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Change the colours by one matrix, so that values are rounded and cut off once."""
+        """Change hue, saturation, contrast and brightness."""
         bright, contrast, saturation = (
             1 + rng.uniform(-most, most) for most in (self.brightness, self.contrast, self.saturation)
         )
-        angle = 2 * math.pi * rng.uniform(-self.hue, self.hue)
-        gain = bright * contrast
-        if image.mode == "L":
-            offset = bright * (1 - contrast) * float(np.asarray(image).mean())
-            return image.point([min(max(round(gain * value + offset), 0), 255) for value in range(256)])
-        # Turning and stretching in the plane of the colours leaves the grey of each pixel as it is.
-        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
-        matrix = gain * _RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
-        grey = float(np.asarray(image).mean((0, 1)) @ _LUMA)
-        rows = np.column_stack([matrix, np.full(3, bright * (1 - contrast) * grey)])
-        return image.convert("RGB", tuple(rows.ravel().tolist()))
+        if self.hue:
+            # A turn in the plane of the colours: the grey of each pixel stays as it is.
+            angle = 2 * math.pi * rng.uniform(-self.hue, self.hue)
+            cos, sin = math.cos(angle), math.sin(angle)
+            matrix = _RGB @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+            image = image.convert("RGB", tuple(np.column_stack([matrix, np.zeros(3)]).ravel().tolist()))
+        grey = image.convert("L")
+        if self.saturation:
+            image = Image.blend(grey.convert(image.mode), image, saturation)
+        mean = float(np.dot(grey.histogram(), np.arange(256))) / (image.width * image.height)
+        gain, offset = bright * contrast, bright * (1 - contrast) * mean
+        table = [min(max(round(gain * value + offset), 0), 255) for value in range(256)]
+        return image.point(table * len(image.getbands()))
 
     def _cover(self, photo: NDArray[np.uint8], rng: np.random.Generator) -> None:
         height, width = photo.shape[:2]
