@@ -15,11 +15,11 @@ def test_every_setting_of_a_training_is_documented() -> None:
 
 
 def test_the_estimators_take_their_defaults_from_the_configuration() -> None:
-    from sparkwright.training.estimators import MLPClassifier
+    from sparkwright.training.estimators import MLPClassifier, MLPRegressor
 
     config = TrainingConfig()
     fields = {f.name for f in dataclasses.fields(TrainingConfig)} - {"task"}
-    assert set(MLPClassifier.fields.values()) == fields
+    assert set(MLPClassifier.fields.values()) | set(MLPRegressor.fields.values()) == fields
     assert all(hasattr(config, field) for field in fields)
 
 

@@ -11,13 +11,17 @@ from sparkwright.training.settings import (
     ACTIVATIONS,
     COMPRESSIONS,
     INSTEAD,
+    LINKS,
+    LOSSES,
     METRICS,
     NOT_FINITE,
     OPTIMIZERS,
     RANGES,
+    SAMPLINGS,
     SCHEDULES,
     STRATEGIES,
     TASKS,
+    THRESHOLD_METRICS,
     WHOLE,
     is_number,
 )
@@ -33,7 +37,8 @@ class TrainingConfig:
     chosen on validation rows by ``benchmarks/head_defaults.py``.
 
     Args:
-        task: ``"classification"`` or ``"regression"``.
+        task: ``"classification"`` (one class a row), ``"multilabel"`` (any number of labels a row) or
+            ``"regression"``.
         hidden: Widths of the hidden layers; none makes a linear head.
         activation: Activation after each hidden layer: one of `sparkwright.training.settings.ACTIVATIONS`.
         dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
@@ -48,8 +53,23 @@ class TrainingConfig:
         schedule: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0 at the last epoch), or ``"step"`` (a tenth at
             half of the epochs, a hundredth at three quarters).
         warmup: Epochs during which the rate rises linearly from 0; may be a fraction.
-        class_weights: None, ``"balanced"`` (inversely to the classes' training rows), or a weight for each class.
+        loss: None: the first of its task. Of a classification ``"cross_entropy"``, ``"focal"`` (rows that are right
+            already count less: Lin et al. 2017), ``"binary_cross_entropy"`` (of two classes, with one output),
+            ``"ordinal"`` (classes have an order: that of the scores); of several labels ``"binary_cross_entropy"`` or
+            ``"focal"``; of a regression ``"squared_error"``, ``"absolute_error"``, ``"huber"``, ``"quantile"`` or
+            ``"poisson"`` (of counts). Or one of your own, ``"package.module:function"``: from outputs (logits; in a
+            regression one number a row) and targets (class indices; in a regression standardised) to a tensor of one
+            loss a row.
+        focal_gamma: Exponent of the ``"focal"`` loss.
+        huber_delta: Where the ``"huber"`` loss goes over from squared to absolute, in deviations of the targets.
+        quantiles: Of the ``"quantile"`` loss: an output each.
+        class_weights: None, ``"balanced"`` (inversely to the classes' training rows), or a weight for each class. With
+            several labels a row: what the rows that have a label count of its loss.
         label_smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        sampling: ``"shuffled"``: each row once an epoch. ``"balanced"``: an epoch has as many rows, but each class as
+            many as the others; rows of rare ones come several times, those of frequent ones in some epochs only.
+        threshold_metric: None, or ``"f1"`` or ``"balanced_accuracy"``: of two classes, or of each label, for which the
+            validation rows choose the probability from which on it is predicted.
         epochs: Passes over the training rows, at most.
         batch_size: Rows that a replica takes a step, at most: a replica's rows are dealt evenly over the steps.
         replicas: Copies of the weights that train on shards of their own. Part of the result, unlike workers.
@@ -69,12 +89,14 @@ class TrainingConfig:
         compression_share: Share of the values that ``"topk"`` (8 bytes each) and ``"threshold"`` (4 bytes) send.
         patience: Epochs without a better `monitor` on the validation rows after which training stops; None trains all.
         validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
-        monitor: What chooses the best epoch: ``"loss"`` or ``"accuracy"``; in a regression ``"loss"``, ``"rmse"``,
-            ``"mae"`` or ``"r2"``.
+        monitor: What chooses the best epoch: ``"loss"``, ``"accuracy"``, ``"balanced_accuracy"`` or ``"macro_f1"``;
+            with several labels a row ``"loss"``, ``"subset_accuracy"`` (all labels are right), ``"micro_f1"`` or
+            ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or ``"r2"``.
         refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
             the schedule then stretches.
         calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
-            best (Guo et al. 2017); labels stay as they are. Without validation rows there is nothing to fit.
+            best (Guo et al. 2017); labels stay as they are. Without validation rows there is nothing to fit; the
+            ``"ordinal"`` loss has no logits to divide.
         validation_fraction: Share of the training rows, about, that validate instead. A row's content and the seed
             decide, so that equal rows stay together. Where a column names the sides: of its training rows.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
@@ -101,8 +123,14 @@ class TrainingConfig:
     weight_decay: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.0
+    loss: str | None = None
+    focal_gamma: float = 2.0
+    huber_delta: float = 1.0
+    quantiles: tuple[float, ...] = (0.5,)
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
     label_smoothing: float = 0.0
+    sampling: str = "shuffled"
+    threshold_metric: str | None = None
     epochs: int = 50
     batch_size: int = 32
     replicas: int = 4
@@ -129,7 +157,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if isinstance(self.hidden, Integral):  # one width may stand alone
             object.__setattr__(self, "hidden", (self.hidden,))
-        problems = [*self._unknown_names(), *self._values_out_of_range(), *self._combinations()]
+        if is_number(self.quantiles):
+            object.__setattr__(self, "quantiles", (self.quantiles,))
+        problems = [
+            *self._unknown_names(),
+            *self._values_out_of_range(),
+            *self._combinations(),
+            *self._loss_problems(),
+        ]
         if problems:
             raise InputError.listing("The training cannot be configured like this", problems)
         self._make_plain()
@@ -141,6 +176,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, str | None):
                 plain[name] = int(value) if name in WHOLE else float(value)
+        plain["quantiles"] = tuple(float(quantile) for quantile in self.quantiles)
         if isinstance(self.class_weights, Mapping):
             plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}
         for name, value in plain.items():
@@ -153,21 +189,32 @@ class TrainingConfig:
             return self.learning_rate
         if self.optimizer == "sgd":
             return 0.02
-        return 0.006 if self.task == "classification" else 0.01
+        return 0.01 if self.task == "regression" else 0.006
 
     @property
     def decay(self) -> float:
         """`weight_decay`, or what None stands for."""
         if self.weight_decay is not None:
             return self.weight_decay
-        return {"sgd": 0.003, "adamw": 1.0}.get(self.optimizer, 0.0) if self.task == "classification" else 0.0
+        return 0.0 if self.task == "regression" else {"sgd": 0.003, "adamw": 1.0}.get(self.optimizer, 0.0)
 
     @property
     def dropped(self) -> float:
         """`dropout`, or what None stands for."""
         if self.dropout is not None:
             return self.dropout
-        return 0.3 if self.task == "classification" else 0.0
+        return 0.0 if self.task == "regression" else 0.3
+
+    @property
+    def objective(self) -> str:
+        """`loss`, or what None stands for."""
+        return LOSSES[self.task][0] if self.loss is None else self.loss
+
+    @property
+    def link(self) -> str:
+        """How outputs become probabilities or values: see `sparkwright.models.Model`."""
+        usual = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
+        return LINKS.get((self.task, self.objective), usual[self.task])
 
     @property
     def direction(self) -> Literal["min", "max"]:
@@ -180,7 +227,7 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+        return dataclasses.asdict(self) | {"hidden": list(self.hidden), "quantiles": list(self.quantiles)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -212,9 +259,13 @@ class TrainingConfig:
             "strategy": STRATEGIES,
             "compression": (None, *COMPRESSIONS),
             "on_not_finite": NOT_FINITE,
+            "sampling": SAMPLINGS,
+            "threshold_metric": (None, *THRESHOLD_METRICS),
         }
         if self.task in METRICS:
             choices["monitor"] = tuple(METRICS[self.task])
+            if ":" not in str(self.loss):
+                choices["loss"] = (None, *LOSSES[self.task])
         for name, known in choices.items():
             given = getattr(self, name)
             if given not in known:
@@ -258,12 +309,36 @@ class TrainingConfig:
     def _combinations(self) -> list[str]:
         problems = []
         if self.task == "regression":
-            if self.class_weights is not None:
-                problems.append("`class_weights` needs classes; with `task` 'regression' it must be None.")
-            if self.label_smoothing:
-                problems.append("`label_smoothing` needs classes; with `task` 'regression' it must be 0.")
+            problems += [
+                f"`{name}` needs classes; with `task` 'regression' it must be {nothing!r}."
+                for name, nothing in (("class_weights", None), ("label_smoothing", 0), ("threshold_metric", None))
+                if getattr(self, name) not in (nothing, 0)
+            ]
+        if self.task != "classification" and self.sampling == "balanced":
+            problems.append(f"`sampling` 'balanced' needs one class a row; with `task` {self.task!r} there is none.")
+        if self.sampling == "balanced" and str(self.class_weights) == "balanced":
+            problems.append(
+                "`sampling` and `class_weights` are both 'balanced'; each evens classes out: leave one out."
+            )
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             problems.append("`nesterov` needs a `momentum` above 0.")
+        return problems
+
+    def _loss_problems(self) -> list[str]:
+        """Return what is wrong with the loss and its settings."""
+        quantiles = self.quantiles
+        if isinstance(quantiles, str) or not isinstance(quantiles, Sequence) or not quantiles:
+            return [f"`quantiles` must be a list of numbers, such as [0.1, 0.5, 0.9], not {quantiles!r}."]
+        problems = [
+            f"`quantiles` must be above 0 and below 1, not {quantile!r}."
+            for quantile in quantiles
+            if not is_number(quantile) or not 0 < quantile < 1
+        ]
+        if self.task == "multilabel" and self.label_smoothing:
+            problems.append("`label_smoothing` spreads a target over classes; with `task` 'multilabel' it must be 0.")
+        module, _, function = str(self.loss).partition(":")
+        if ":" in str(self.loss) and not all(part.isidentifier() for part in (*module.split("."), function)):
+            problems.append(f"`loss` of your own must be named 'package.module:function', not {self.loss!r}.")
         return problems
 
 

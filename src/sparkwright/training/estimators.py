@@ -69,6 +69,7 @@ _SHARED = {
     "standardise": "standardise",
     "timeLimitSeconds": "time_limit_s",
     "onNotFinite": "on_not_finite",
+    "loss": "loss",
     "seed": "seed",
     "threads": "threads",
 }
@@ -88,6 +89,10 @@ def _anything(value: Any) -> Any:  # checked with all others by TrainingConfig
 
 def _widths(value: Any) -> list[int]:
     return TypeConverters.toListInt(value if isinstance(value, Sequence) else [value])
+
+
+def _numbers(value: Any) -> list[float]:
+    return TypeConverters.toListFloat(value if isinstance(value, Sequence) else [value])
 
 
 def _names_or_none(value: Any) -> list[str] | None:
@@ -154,6 +159,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     standardise = _param("standardise", "shift and scale features", TypeConverters.toBoolean)
     timeLimitSeconds = _param("timeLimitSeconds", "after which the selection ends; None: no limit", _number_or_none)
     onNotFinite = _param("onNotFinite", "loss of NaN or infinity: stop or retry", TypeConverters.toString)
+    loss = _param("loss", "what is minimised; None: by task; or your own, package.module:function", _anything)
     seed = _param("seed", "of weights, shards, order and dropout", TypeConverters.toInt)
     threads = _param("threads", "CPU threads a replica computes with", TypeConverters.toInt)
     numWorkers = _param("numWorkers", "tasks that train; None: as replicas and slots allow", _whole_or_none)
@@ -429,21 +435,32 @@ class MLPClassifier(_MLPEstimator):
     model_class = MLPClassificationModel
     fields: ClassVar[dict[str, str]] = {
         **_SHARED,
+        "focalGamma": "focal_gamma",
         "classWeights": "class_weights",
         "labelSmoothing": "label_smoothing",
+        "sampling": "sampling",
+        "thresholdMetric": "threshold_metric",
         "calibrate": "calibrate",
     }
 
+    focalGamma = _param("focalGamma", "exponent of the focal loss", TypeConverters.toFloat)
     classWeights = _param("classWeights", "None, balanced, or a weight for each class", _anything)
     labelSmoothing = _param("labelSmoothing", "share of the target spread over classes", TypeConverters.toFloat)
+    sampling = _param("sampling", "rows of an epoch: shuffled, or balanced over classes", TypeConverters.toString)
+    thresholdMetric = _param(
+        "thresholdMetric", "what thresholds are chosen for: f1, balanced_accuracy", _anything
+    )
     calibrate = _param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
 
 
 class MLPRegressor(_MLPEstimator):
     """Trains a regression on features: a linear layer, or a multi-layer perceptron, by averaging replicas.
 
-    The Params are those of `MLPClassifier`, without ``classWeights``, ``labelSmoothing`` and ``calibrate``; `labelCol`
-    holds numbers.
+    The Params are those of `MLPClassifier` without those of classes; `labelCol` holds numbers. And:
+
+    Args:
+        huberDelta: Where the Huber loss goes over from squared to absolute, in deviations of the targets.
+        quantiles: Of the quantile loss; several give an array of predictions.
 
     Example:
         >>> model = MLPRegressor(labelCol="price").fit(table)       # doctest: +SKIP
@@ -451,3 +468,7 @@ class MLPRegressor(_MLPEstimator):
 
     task = "regression"
     model_class = MLPRegressionModel
+    fields: ClassVar[dict[str, str]] = {**_SHARED, "huberDelta": "huber_delta", "quantiles": "quantiles"}
+
+    huberDelta = _param("huberDelta", "where the Huber loss becomes absolute, in deviations", TypeConverters.toFloat)
+    quantiles = _param("quantiles", "of the quantile loss, an output each", _numbers)

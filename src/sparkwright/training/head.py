@@ -32,7 +32,7 @@ from sparkwright.training.rows.population import Population
 from sparkwright.training.rows.store import Rows
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.sync_interval import choose_sync_interval
-from sparkwright.training.tasks import Classification, Regression, Task, class_factors
+from sparkwright.training.tasks import Task, make_factors, make_task
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Outcome", "build_head", "train_head"]
@@ -169,9 +169,10 @@ def _fit(
 ) -> Fitted:
     """Train one head from the start, on the rows of some sides."""
     names = ("train",) if len(sides) == 1 else ("train", "validation")
-    factors = class_factors(config.class_weights, population.classes, population.label_counts(names))
+    counts, total = population.label_counts(names), sum(population.census.rows[name] for name in names)
+    factors = make_factors(config, population.classes, counts, total)
     weights = {replica: own.weight for replica, own in rows.items()}
-    if population.classes:
+    if config.task == "classification":
         weights = {
             replica: own.weight * factors[_targets(own, population.classes).numpy()] for replica, own in rows.items()
         }
@@ -180,7 +181,7 @@ def _fit(
         if saved is not None
         else measure_moments(rows, sides, weights, transport, features=config.standardise)
     )
-    task = _task(config, factors, moments)
+    task = make_task(config, factors, moments)
     module = build_head(config, population.width, task.outputs).to_module()
     if initial is not None:
         _begin(module, initial, population.width, task)
@@ -202,12 +203,6 @@ def _fit(
     fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]), saved)
     task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
     return fitted
-
-
-def _task(config: TrainingConfig, factors: NDArray[np.float32], moments: Moments) -> Task:
-    if config.task == "classification":
-        return Classification(factors, config.label_smoothing)
-    return Regression(moments.target_mean, moments.target_deviation)
 
 
 def _shards(

@@ -9,28 +9,48 @@ __all__ = [
     "ACTIVATIONS",
     "COMPRESSIONS",
     "INSTEAD",
+    "LINKS",
+    "LOSSES",
     "METRICS",
     "NOT_FINITE",
     "OPTIMIZERS",
     "RANGES",
+    "SAMPLINGS",
     "SCHEDULES",
     "STRATEGIES",
     "TASKS",
+    "THRESHOLD_METRICS",
     "WHOLE",
     "is_number",
 ]
 
-TASKS = ("classification", "regression")
+TASKS = ("classification", "multilabel", "regression")
 ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 STRATEGIES = ("averaging", "all_reduce", "outer")
 COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
 NOT_FINITE = ("stop", "retry")
+SAMPLINGS = ("shuffled", "balanced")
+THRESHOLD_METRICS = ("f1", "balanced_accuracy")
+
+# Task → losses, the first of which is the default.
+LOSSES = {
+    "classification": ("cross_entropy", "focal", "binary_cross_entropy", "ordinal"),
+    "multilabel": ("binary_cross_entropy", "focal"),
+    "regression": ("squared_error", "absolute_error", "huber", "quantile", "poisson"),
+}
+# Task and loss → how outputs become probabilities or values, where it is not the task's usual way.
+LINKS = {
+    ("classification", "binary_cross_entropy"): "sigmoid",
+    ("classification", "ordinal"): "sequential",
+    ("regression", "poisson"): "exp",
+}
 
 # Task → metric of the validation rows → whether less or more of it is better.
 METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
-    "classification": {"loss": "min", "accuracy": "max"},
+    "classification": {"loss": "min", "accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max"},
+    "multilabel": {"loss": "min", "subset_accuracy": "max", "micro_f1": "max", "macro_f1": "max"},
     "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
 }
 
@@ -49,6 +69,8 @@ RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("weight_decay", "at least 0", lambda v: v >= 0),
     ("warmup", "at least 0 epochs", lambda v: v >= 0),
     ("label_smoothing", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("focal_gamma", "above 0", lambda v: v > 0),
+    ("huber_delta", "above 0", lambda v: v > 0),
     ("epochs", "a whole number of at least 1", lambda v: v >= 1),
     ("batch_size", "a whole number of at least 1", lambda v: v >= 1),
     ("replicas", "a whole number of at least 1", lambda v: v >= 1),
