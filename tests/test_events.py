@@ -269,6 +269,25 @@ def test_a_driver_that_cannot_be_reached_costs_little_and_stops_nothing(caplog):
     assert "cannot be reached" in caplog.text
 
 
+def test_a_driver_that_could_not_be_reached_is_tried_again_after_a_minute_only(monkeypatch):
+    tried = []
+
+    def refused(place, timeout):
+        tried.append(place)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", refused)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    address = Address(("driver", "127.0.0.1"), 1, "a token of its own")
+    for _ in range(3):
+        Sender(address)
+    assert tried == [("driver", 1), ("127.0.0.1", 1)]
+    now += 61
+    Sender(address)
+    assert len(tried) == 4
+
+
 def test_a_sender_tries_the_next_host_when_one_does_not_answer():
     got = Gathered()
     with Channel(got.emit) as channel:

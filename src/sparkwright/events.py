@@ -369,6 +369,13 @@ class Channel:
         self.close()
 
 
+_DEAF_S = 60.0
+"""How long a host of a channel that could not be reached is not tried again, by senders of the same process."""
+
+_deaf: dict[tuple[Address, str], float] = {}
+"""Channel and host → when trying them was in vain, on the monotonic clock."""
+
+
 class Sender:
     """An executor's end: emits events to the driver, or drops them where it cannot be reached.
 
@@ -379,15 +386,23 @@ class Sender:
 
     def __init__(self, address: Address | None, connect_timeout_s: float = 2.0) -> None:
         self._socket: socket.socket | None = None
-        for host in address.hosts if address else ():
+        if address is None:
+            return
+        now = time.monotonic()
+        for known, since in list(_deaf.items()):
+            if now - since > _DEAF_S:
+                _deaf.pop(known, None)
+        hosts = [host for host in address.hosts if (address, host) not in _deaf]
+        for host in hosts:
             try:
-                self._socket = socket.create_connection((host, address.port), timeout=connect_timeout_s)  # type: ignore[union-attr]
-                self._socket.sendall(f"{address.token}\n".encode())  # type: ignore[union-attr]
+                self._socket = socket.create_connection((host, address.port), timeout=connect_timeout_s)
+                self._socket.sendall(f"{address.token}\n".encode())
                 return
             except OSError:
                 self.close()
-        if address:
-            log.warning("The driver's event channel cannot be reached at %s:%d", address.hosts, address.port)
+                _deaf[address, host] = now
+        if hosts:
+            log.warning("The driver's event channel cannot be reached at %s:%d", hosts, address.port)
 
     def emit(self, event: Event) -> None:
         """Send `event`; never raises and never blocks longer than the connection's time limit."""
