@@ -37,6 +37,7 @@ _HOME = {
     "find_duplicates": "sparkwright.data.splits",
     "fit_arrays": "sparkwright.training.arrays",
     "fit_table": "sparkwright.training.arrays",
+    "from_factory": "sparkwright.networks.factory",
     "load_network": "sparkwright.networks.catalogue",
     "mlp": "sparkwright.networks.mlp",
     "open_features": "sparkwright.scoring.feature_set",
@@ -52,6 +53,7 @@ _HOME = {
     "split_counts": "sparkwright.data.splits",
     "start": "sparkwright.session",
     "train": "sparkwright.training.cluster.fit",
+    "trust": "sparkwright.networks.factory",
     "unregister": "sparkwright.scoring.sql",
 }
 

@@ -52,6 +52,41 @@ def test_network_has_its_published_size(name: str, parameters: int, features: tu
 
 
 @pytest.mark.parametrize(
+    ("name", "parameters", "features"),
+    [
+        ("lenet5", 61_706, (84,)),
+        ("lenet", 431_080, (500,)),  # Caffe's `lenet.prototxt`
+        ("resnet20", 272_474, (64,)),  # with 1 x 1 convolutions as shortcuts: 2,752 more than without
+        ("resnet56", 855_770, (64,)),
+        ("small_cnn_32", 357_034, (128,)),
+        ("mlp", 199_210, (200,)),
+    ],
+)
+def test_network_to_train_from_scratch_takes_its_images(name: str, parameters: int, features: tuple[int, ...]) -> None:
+    network = load_network(name, weights="random")
+    assert network.summary().parameters == parameters
+    assert network.forward(np.zeros((2, *network.input_shape), np.float32)).shape == (2, 10)
+    assert network.classes is None
+    if name == "mlp":
+        assert network.preprocessing is None
+    else:
+        assert network.preprocessing.shape == network.input_shape
+        assert network.cut(network.feature_layer).output_shape == features
+
+
+def test_preprocessing_follows_the_size_of_a_network_from_scratch() -> None:
+    assert load_network("lenet", weights="random", input_shape=(1, 32, 32)).preprocessing.size == (32, 32)
+    assert load_network("lenet", weights="random", input_shape=(3, 32, 32)).preprocessing is None
+
+
+def test_impossible_shapes_of_networks_from_scratch_are_explained() -> None:
+    with pytest.raises(InputError, match=r"Images of \(1, 8, 8\) are too small for 2 convolutions"):
+        load_network("lenet", weights="random", input_shape=(1, 8, 8))
+    with pytest.raises(InputError, match=r"`depth` must be 6 n \+ 2.*got 21"):
+        load_network("resnet20", weights="random", depth=21)
+
+
+@pytest.mark.parametrize(
     ("name", "layers"),
     [
         ("vgg16", {"block5": (512, 7, 7), "pool": (512, 7, 7), "fc1": (4096,), "fc2": (4096,), "fc3": (1000,)}),

@@ -1,10 +1,13 @@
 """`sparkwright networks` and `sparkwright summary`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparkwright.cli import options
+
+if TYPE_CHECKING:
+    from sparkwright.networks.catalogue import Entry
 
 
 def list_networks(as_json: options.Json = False) -> None:
@@ -14,7 +17,7 @@ def list_networks(as_json: options.Json = False) -> None:
     rows = [
         {
             "name": entry.name,
-            "weights": "packaged" if entry.packaged else "download" if entry.url else "a file",
+            "weights": _source(entry),
             "about": entry.about,
         }
         for entry in CATALOGUE.values()
@@ -22,6 +25,13 @@ def list_networks(as_json: options.Json = False) -> None:
     width = max(len(row["name"]) for row in rows)
     text = "\n".join(f"{row['name']:<{width}}  {row['weights']:<9} {row['about']}" for row in rows)
     options.show({"networks": rows}, text, as_json=as_json)
+
+
+def _source(entry: "Entry") -> str:
+    """Say where a network's weights come from."""
+    if entry.packaged or entry.url:
+        return "packaged" if entry.packaged else "download"
+    return "a file" if entry.classes else "random"
 
 
 def summary(

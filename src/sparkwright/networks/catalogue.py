@@ -23,8 +23,20 @@ _BUILDERS = {
     "flatten": "torch_network:build_flatten",
     **{
         name: f"{name}:build"
-        for name in ("alexnet", "mlp", "mobilenet_v1", "mobilenet_v2", "resnet", "small_cnn", "squeezenet", "vgg")
+        for name in (
+            "alexnet",
+            "factory",
+            "lenet",
+            "mlp",
+            "mobilenet_v1",
+            "mobilenet_v2",
+            "resnet",
+            "small_cnn",
+            "squeezenet",
+            "vgg",
+        )
     },
+    "resnet_small": "resnet:build_small",
 }
 
 # Where torchvision publishes weights; its names of parameters are ours.
@@ -55,6 +67,11 @@ class Entry:
     packaged: str | None = None
     classes: str | tuple[str, ...] | None = "imagenet"
 
+
+# Of networks that are trained from scratch; the means and deviations are those of MNIST's pixels, and of ImageNet's.
+_DIGITS = Preprocessing((28, 28), resize="exact", channels="grey", mean=(0.1307,), std=(0.3081,))
+_MLP = {"inputs": 784, "outputs": 10, "hidden": (200, 200)}
+_SMALL_COLOUR = dataclasses.replace(PRESETS["imagenet"], size=(32, 32), resize="exact", short_side=None)
 
 _ENTRIES = (
     Entry("alexnet", "AlexNet (Krizhevsky 2014)", "alexnet", url=f"{_TORCHVISION}alexnet-owt-7be5be79.pth"),
@@ -91,7 +108,38 @@ _ENTRIES = (
         packaged="digits.safetensors",
         classes=("0", "1", "2", "3", "4"),
     ),
-    Entry("small_cnn", "A small CNN for small grey images, to train from scratch", "small_cnn", {}, None, classes=None),
+    Entry(
+        "mlp", "A multi-layer perceptron for tables", "mlp", {"inputs": 784, "outputs": 10, "hidden": (200, 200)}, None
+    ),
+    Entry("lenet5", "LeNet-5 (LeCun et al. 1998), for grey images of 28 x 28", "lenet", {}, _DIGITS, classes=None),
+    Entry(
+        "lenet",
+        "LeNet as Caffe's and DL4J's examples have it, for grey images of 28 x 28",
+        "lenet",
+        {"channels": (20, 50), "hidden": (500,), "padding": 0},
+        _DIGITS,
+        classes=None,
+    ),
+    Entry("small_cnn", "A small CNN for small grey images", "small_cnn", {}, None, classes=None),
+    Entry(
+        "small_cnn_32",
+        "A small CNN for colour images of 32 x 32",
+        "small_cnn",
+        {"input_shape": (3, 32, 32), "channels": (32, 64, 128), "features": 128},
+        _SMALL_COLOUR,
+        classes=None,
+    ),
+    *(
+        Entry(
+            f"resnet{depth}",
+            f"ResNet-{depth} for colour images of 32 x 32 (He et al. 2015, section 4.2)",
+            "resnet_small",
+            {"depth": depth},
+            _SMALL_COLOUR,
+            classes=None,
+        )
+        for depth in (20, 32, 44, 56)
+    ),
     *(
         Entry(
             f"squeezenet{version}",
@@ -221,7 +269,10 @@ def _from_catalogue(
     except TypeError as error:  # an unknown option
         raise InputError(f"The network `{entry.name}` cannot be built with {merged}: {error}.") from error
     if entry.preprocessing is not None:
-        network = network.with_preprocessing(_fitted(entry.preprocessing, network))
+        value = _fitted(entry.preprocessing, network)
+        if "input_shape" in options and value.shape[0] == network.input_shape[0]:
+            value = dataclasses.replace(value, size=(network.input_shape[1], network.input_shape[2]))
+        network = network.with_preprocessing(value if value.shape == network.input_shape else None)
     known = imagenet_classes() if entry.classes == "imagenet" else entry.classes
     fits = known is not None and network.output_shape == (len(known),)
     return network.with_classes(known) if fits and not is_random else network

@@ -1,16 +1,18 @@
-"""ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385, table 1).
+"""ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385): for ImageNet (table 1) and for small images (section 4.2).
 
 In the bottleneck the 3 x 3 convolution has the stride, not the first one: "version 1.5", as in torchvision.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
+from sparkwright.errors import InputError
 from sparkwright.networks.torch_network import Architecture, Layers
 
-__all__ = ["BasicBlock", "Bottleneck", "build"]
+__all__ = ["BasicBlock", "Bottleneck", "build", "build_small"]
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # in each of the four stages
 
@@ -95,6 +97,42 @@ def build(depth: Literal[18, 34, 50] = 50, outputs: int = 1000) -> Architecture:
     layers["fc"] = nn.Linear(previous, outputs)
     aliases = {f"block{stage}": f"layer{stage}" for stage in range(1, 5)} | {"pool": "flatten"}
     return Architecture(Layers(layers), (3, 224, 224), aliases, feature_layer="flatten")
+
+
+def build_small(
+    depth: int = 20, outputs: int = 10, input_shape: Sequence[int] = (3, 32, 32), width: int = 16
+) -> Architecture:
+    """Build the network for small images: three stages of basic blocks, 16, 32 and 64 channels wide.
+
+    Where a stage begins the shortcut is a 1 x 1 convolution (option B of the paper).
+
+    Args:
+        depth: Number of layers with weights: 6 n + 2, such as 20, 32, 44, 56.
+        outputs: Number of classes.
+        input_shape: Channels, height and width of the images.
+        width: Channels of the first stage.
+
+    Raises:
+        InputError: No such depth.
+    """
+    count, rest = divmod(depth - 2, 6)
+    if rest or count < 1:
+        raise InputError(f"`depth` must be 6 n + 2, such as 20, 32, 44 or 56; got {depth}.")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=_conv(input_shape[0], width, 3), bn1=nn.BatchNorm2d(width), relu=nn.ReLU()
+    )
+    previous = width
+    for stage in range(1, 4):
+        wide = width * 2 ** (stage - 1)
+        blocks = [BasicBlock(previous, wide, stride=2 if stage > 1 else 1)]
+        blocks += [BasicBlock(wide, wide, stride=1) for _ in range(count - 1)]
+        layers[f"layer{stage}"] = nn.Sequential(*blocks)
+        previous = wide
+    layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten(1)
+    layers["fc"] = nn.Linear(previous, outputs)
+    aliases = {f"block{stage}": f"layer{stage}" for stage in range(1, 4)} | {"pool": "flatten"}
+    return Architecture(Layers(layers), tuple(input_shape), aliases, feature_layer="flatten")
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -181,6 +181,8 @@ def summarise_torch(network: "TorchNetwork") -> Summary:
     import torch
     from torch import fx
 
+    if network.is_foreign:
+        return Summary(network.name, network.input_shape, tuple(_called_layers(network)))
     module = network.skeleton()
     graph = _leaf_tracer().trace(module)
     shapes: dict[str, Shape] = {}
@@ -200,6 +202,27 @@ def summarise_torch(network: "TorchNetwork") -> Summary:
         if node.op == "call_module"
     ]
     return Summary(network.name, network.input_shape, tuple(rows))
+
+
+def _called_layers(network: "TorchNetwork") -> Iterator[Row]:
+    """Yield the layers in the order in which an input of zeros meets them; not every factory's can be traced."""
+    import torch
+
+    module, shapes = network.to_module().eval(), dict[str, Shape]()
+
+    def look_at(name: str, layer: "nn.Module") -> None:
+        def note(_layer: "nn.Module", _inputs: Any, output: Any) -> None:
+            shapes[name] = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+
+        layer.register_forward_hook(note)
+
+    for name, layer in module.named_modules():
+        if next(layer.children(), None) is None:
+            look_at(name, layer)
+    with torch.no_grad():
+        module(torch.zeros((1, *network.input_shape)))
+    for name, shape in shapes.items():
+        yield _torch_row(network, name, module.get_submodule(name), shape, ())
 
 
 def _leaf_tracer() -> "fx.Tracer":

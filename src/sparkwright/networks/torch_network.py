@@ -213,7 +213,7 @@ class TorchNetwork(Network):
         if _deepest(self.module, path) == _deepest(self.module, self.layer):
             return self
         module = _truncated(self.module, path.split("."))
-        kept = set(_walk(module))
+        kept = {name for name, _ in module.named_modules()}
         network = replace(
             self,
             module=module,
@@ -263,21 +263,33 @@ class TorchNetwork(Network):
         return self if len(self.parts) == 1 else self.cut(self.parts[0].layer or _body_end(self))
 
     def freeze(self, until: str | None = None) -> "TorchNetwork":
-        path = self.layer if until is None else find_layer(until, self._paths, self.aliases, self.name)
+        path = self.layer if until is None else self._find_inside(until)
         paths = list(self._paths)
-        last = paths.index(_deepest(self.module, path))
-        leaves = (name for name in paths[: last + 1] if not isinstance(self.module.get_submodule(name), nn.Sequential))
-        return self._with_frozen(self.frozen | set(leaves))
+        block = path if path in paths else max((name for name in paths if path.startswith(f"{name}.")), key=len)
+        last = paths.index(_deepest(self.module, block))
+        leaves = {name for name in paths[: last + 1] if not isinstance(self.module.get_submodule(name), nn.Sequential)}
+        if path != block:
+            leaves = leaves - {block} | _earlier(self.module, block, path) | {path}
+        return self._with_frozen(self.frozen | leaves)
 
     def unfreeze(self, from_: str | None = None) -> "TorchNetwork":
         if from_ is None:
             return self._with_frozen(frozenset())
-        path = find_layer(from_, self._paths, self.aliases, self.name)
-        first = self._paths.index(path)
-        return self._with_frozen(self.frozen - set(self._paths[first:]))
+        path = self._find_inside(from_)
+        order = {name: place for place, (name, _) in enumerate(self.module.named_modules())}
+        around = {name for name in self.frozen if path.startswith(f"{name}.")}
+        kept = {name for name in self.frozen - around if order[name] < order[path]}
+        for name in around:
+            kept |= _earlier(self.module, name, path)
+        return self._with_frozen(frozenset(kept))
+
+    def _find_inside(self, layer: str) -> str:
+        """Return the path of a layer, or of a module inside one, which cannot be cut there but frozen."""
+        inside = [name for name, _ in self.module.named_modules() if name]
+        return layer if layer in inside else find_layer(layer, self._paths, self.aliases, self.name)
 
     def _with_frozen(self, frozen: frozenset[str]) -> "TorchNetwork":
-        unknown = sorted(frozen - set(self._paths))
+        unknown = sorted(frozen - {name for name, _ in self.module.named_modules()})
         if unknown:
             raise ModelError(f"The network `{self.name}` has no layer(s) {unknown} to freeze.")
         return replace(self, frozen=frozen)
@@ -454,6 +466,18 @@ def _body_end(network: TorchNetwork) -> str:
     """Return the last layer before the first head."""
     names = [name for name, _ in network.module.named_children()]
     return names[names.index(network.parts[1].child) - 1]
+
+
+def _earlier(module: nn.Module, block: str, path: str) -> set[str]:
+    """Return the paths of what is registered in a block before `path`, in pieces as large as can be."""
+    names, at = set(), block
+    for step in path.removeprefix(f"{block}.").split("."):
+        for child, _ in module.get_submodule(at).named_children():
+            if child == step:
+                break
+            names.add(f"{at}.{child}")
+        at = f"{at}.{step}"
+    return names
 
 
 def _truncated(module: nn.Sequential, path: list[str]) -> Layers:

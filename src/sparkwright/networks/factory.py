@@ -1,0 +1,160 @@
+"""Any `torch.nn.Module`, built by an importable function: a network names it and its arguments, and never pickles it.
+
+A model that is saved keeps the name ``package.module:function``, the arguments and the weights. Loading it runs that
+function, so it must be one that you trust: one that this process has named itself (`from_factory`), one given to
+`trust`, or one in the environment variable ``SPARKWRIGHT_FACTORIES`` (names, or modules, separated by commas).
+"""
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from sparkwright.errors import InputError, ModelError, did_you_mean
+from sparkwright.networks.torch_network import Architecture, Layers, TorchNetwork
+
+if TYPE_CHECKING:
+    from sparkwright.networks.preprocessing import Preprocessing
+
+__all__ = ["FACTORIES", "build", "factories_of", "from_factory", "import_factory", "trust"]
+
+FACTORIES = "SPARKWRIGHT_FACTORIES"
+"""Environment variable: the factories, or modules of factories, that models may name; separated by commas."""
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_trusted: set[str] = set()
+
+
+def from_factory(
+    factory: str,
+    input_shape: Sequence[int],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    seed: int = 0,
+    weights: Mapping[str, Any] | None = None,
+    preprocessing: "Preprocessing | None" = None,
+    classes: Sequence[str] | None = None,
+) -> TorchNetwork:
+    """Return the network that a function of yours builds.
+
+    Where the function gives a `torch.nn.Sequential`, its children are the network's layers, at which it can be cut.
+    Any other module is one layer, ``module``; layers inside it can be frozen by their path (``module.encoder``).
+
+    Runs the function in this process. Processes of the cluster run it too, so they must be able to import it.
+
+    Args:
+        factory: ``"package.module:function"``; a class will do. It must give a new module at each call.
+        input_shape: Shape of one input, without the batch.
+        arguments: The function's keyword arguments, as JSON can hold them.
+        name: Of the network; by default the function's.
+        seed: Of torch's random numbers while the function runs.
+        weights: By name, instead of those that the function gives.
+        preprocessing: From an image's bytes to the input; None where the input is not an image.
+        classes: Names of the outputs.
+
+    Raises:
+        InputError: The function cannot be imported or called, does not give a module, or gives one that has no
+            trainable parameters or does not take inputs of `input_shape`.
+
+    Example:
+        >>> from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 3}).output_shape
+        (3,)
+    """
+    trust(factory)
+    options = {
+        "factory": factory,
+        "arguments": dict(arguments or {}),
+        "input_shape": [int(size) for size in input_shape],
+    }
+    title = name or factory.rpartition(":")[2].rpartition(".")[2]
+    network = TorchNetwork.build(title, "factory", options, seed, weights)
+    if not any(parameter.numel() for parameter in network.module.parameters()):
+        raise InputError(f"What the factory `{factory}` gives has no parameters, so there is nothing to train.")
+    try:
+        _ = network.output_shape
+    except Exception as error:
+        raise InputError(
+            f"What the factory `{factory}` gives does not take inputs of shape {tuple(input_shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if preprocessing is not None:
+        network = network.with_preprocessing(preprocessing)
+    return network if classes is None else network.with_classes(classes)
+
+
+def build(factory: str, arguments: Mapping[str, Any], input_shape: Sequence[int]) -> Architecture:
+    """Call a factory; see `from_factory`.
+
+    Raises:
+        InputError: It cannot be imported or called, or does not give a module.
+        ModelError: It is not trusted.
+    """
+    if not _is_trusted(factory):
+        raise ModelError(
+            f"The network is built by `{factory}`, a function that is not part of the model. If you trust it, say so "
+            f"before loading: sparkwright.trust({factory!r}), or {FACTORIES}={factory} in the environment (of the "
+            "executors too, where they load it)."
+        )
+    function = import_factory(factory)
+    try:
+        module = function(**arguments)
+    except Exception as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise InputError(f"The factory `{factory}` failed with ({given}): {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"The factory `{factory}` must give a torch.nn.Module; it gave a {type(module).__name__}.")
+    is_plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module)
+    layers = OrderedDict(module.named_children()) if is_plain else OrderedDict(module=module)
+    return Architecture(Layers(layers), tuple(input_shape), {})
+
+
+def import_factory(factory: str) -> Callable[..., Any]:
+    """Return the function that a dotted name stands for.
+
+    Raises:
+        InputError: No such module or function; says what was tried and, of a function, which there are.
+    """
+    if not _NAME.fullmatch(factory):
+        raise InputError(f"A factory must be named as `package.module:function`; got {factory!r}.")
+    module_name, _, path = factory.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except ImportError as error:
+        raise InputError(
+            f"The factory `{factory}` cannot be imported: {type(error).__name__}: {error}. Its module must be "
+            "installed, or on the PYTHONPATH, of the driver and of the executors; "
+            "spark.addArtifact('file.py', pyfile=True) sends a file there."
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"The module `{module_name}` has no `{path}`.{did_you_mean(part, dir(found))}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"The factory `{factory}` must be a function or a class; it is a {type(found).__name__}.")
+    function: Callable[..., Any] = found
+    return function
+
+
+def trust(*names: str) -> None:
+    """Let models that this process loads be built by these factories (``package.module:function``), or any of a module.
+
+    Only name what you would run yourself: loading such a model runs it.
+    """
+    _trusted.update(names)
+
+
+def factories_of(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the factories that the spec of a network names."""
+    for part in spec.get("parts", ()):
+        if part["build"] == "factory":
+            yield part["options"]["factory"]
+
+
+def _is_trusted(factory: str) -> bool:
+    named = {name.strip() for name in os.environ.get(FACTORIES, "").split(",")} | _trusted
+    return factory in named or factory.partition(":")[0] in named
