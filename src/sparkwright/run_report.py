@@ -10,10 +10,13 @@ from sparkwright.evaluation.report import RunRecord, Thumbnail, write_report
 from sparkwright.runs import read_run
 from sparkwright.training.config import TrainingConfig
 
-__all__ = ["THUMBNAILS", "write_run_report"]
+__all__ = ["AUGMENTED", "THUMBNAILS", "write_run_report"]
 
 THUMBNAILS = "wrong.json"
 """File of a run: the photos that the model was most sure of, and wrong about, made small."""
+
+AUGMENTED = "augmented.jpg"
+"""File of a run: training photos as augmentation changes them (`draw_contact_sheet`)."""
 
 
 def write_run_report(run: str) -> str:
@@ -28,6 +31,7 @@ def write_run_report(run: str) -> str:
         raise InputError(f"The run {run} has no metrics.json: it has not ended, or it failed. Run it to its end first.")
     wrong = storage.join(run, THUMBNAILS)
     thumbnails = json.loads(storage.read_bytes(wrong)) if storage.exists(wrong) else []
+    sheet = storage.join(run, AUGMENTED)
     if "task" not in metrics.get("validation", {}):  # the figures of the chosen epoch: the learning curves show them
         metrics = {side: value for side, value in metrics.items() if side != "validation"}
     record = RunRecord(
@@ -38,6 +42,7 @@ def write_run_report(run: str) -> str:
         versions=document["versions"],
         command=_command(document, run),
         thumbnails=[Thumbnail.from_dict(data) for data in thumbnails],
+        augmented=storage.read_bytes(sheet) if storage.exists(sheet) else b"",
         created=events[-1].time if events else "",
     )
     path = storage.join(run, "report.html")

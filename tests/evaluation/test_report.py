@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from sparkwright.evaluation.metrics import ClassificationState
-from sparkwright.evaluation.report import RunRecord, Thumbnail, make_thumbnail, write_report
+from sparkwright.evaluation.report import RunRecord, Thumbnail, draw_contact_sheet, make_thumbnail, write_report
 from sparkwright.events import EpochEnded, RunEnded, RunStarted, Stamped, SyncIntervalChosen
+from sparkwright.networks.preprocessing import Preprocessing
 
 VOID = {"meta", "img"}
 
@@ -271,6 +272,31 @@ def test_thumbnail_is_a_small_jpeg_and_empty_for_what_is_no_photo():
 def test_thumbnail_travels_through_json():
     thumbnail = Thumbnail("a.jpg", "cat", "dog", 0.9, b"\xff\xd8\x00")
     assert Thumbnail.from_dict(json.loads(json.dumps(thumbnail.to_dict()))) == thumbnail
+
+
+@pytest.mark.parametrize("channels", ["rgb", "grey"])
+def test_a_contact_sheet_has_24_photos_all_changed_anew_and_stands_in_the_report(channels):
+    out = io.BytesIO()
+    Image.effect_noise((90, 70), 80).convert("RGB").save(out, "PNG")
+    numbers = (0.0,) * (3 if channels == "rgb" else 1)
+    preprocessing = Preprocessing(
+        (32, 48), channels=channels, mean=numbers, std=[n + 1 for n in numbers], augmentation={"crop": (0.3, 0.8)}
+    )
+    sheet = draw_contact_sheet([out.getvalue(), b"no photo"], preprocessing, seed=3)
+    drawn = Image.open(io.BytesIO(sheet))
+    assert (drawn.format, drawn.size) == ("JPEG", (6 * 50 - 2, 4 * 34 - 2))
+    tiles = {drawn.crop((x, y, x + 48, y + 32)).tobytes() for x in range(0, 300, 50) for y in range(0, 136, 34)}
+    assert len(tiles) == 24
+    assert draw_contact_sheet([out.getvalue()], preprocessing, seed=3) == sheet
+    page = Page(write_report(RunRecord("t", augmented=sheet)))
+    assert page.headings[0] == "Augmented photos"
+    assert any(link.startswith("data:image/jpeg") for link in page.links)
+
+
+def test_without_augmentation_or_photos_there_is_no_contact_sheet():
+    assert draw_contact_sheet([], Preprocessing((8, 8), augmentation="photos")) == b""
+    assert draw_contact_sheet([b"no photo"], Preprocessing((8, 8), augmentation="photos")) == b""
+    assert draw_contact_sheet([b""], Preprocessing((8, 8))) == b""
 
 
 @pytest.fixture(scope="module")

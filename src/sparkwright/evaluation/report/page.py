@@ -6,6 +6,7 @@ from importlib import resources
 from sparkwright.evaluation.report.confusion import confusion_section
 from sparkwright.evaluation.report.markup import text
 from sparkwright.evaluation.report.quality import (
+    augmented_section,
     calibration_section,
     classes_section,
     headline_section,
@@ -37,6 +38,7 @@ def write_report(record: RunRecord) -> str:
         classes_section(shown) if shown else "",
         calibration_section(shown) if shown else "",
         wrong_section(record.thumbnails),
+        augmented_section(record.augmented),
         data_section(record.metrics.get("data") or {}, sides),
         run_section(record),
     ]

@@ -1,4 +1,4 @@
-"""The sections on how good the model is: headline, classes, calibration, photos most confidently wrong."""
+"""The sections on how good the model is, with photos that it was wrong about, and such as it learnt from."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from sparkwright.evaluation.report.markup import (
 )
 from sparkwright.evaluation.report.record import Thumbnail
 
-__all__ = ["calibration_section", "classes_section", "headline_section", "wrong_section"]
+__all__ = ["augmented_section", "calibration_section", "classes_section", "headline_section", "wrong_section"]
 
 Side = Mapping[str, Any]
 
@@ -230,3 +230,18 @@ def wrong_section(thumbnails: Sequence[Thumbnail]) -> str:
     grid = f'<ul class="photos">{"".join(photos)}</ul>' if photos else ""
     note = "What the model said, how sure it was, and what the label says. Wrong labels are found here too."
     return section("wrong", "Most confidently wrong", grid, note=note)
+
+
+def augmented_section(sheet: bytes) -> str:
+    """Return photos as the network saw them in training, if they were augmented."""
+    if not sheet:
+        return ""
+    encoded = base64.b64encode(sheet).decode()
+    picture = (
+        f'<img loading="lazy" class="sheet" src="data:image/jpeg;base64,{encoded}" alt="Augmented training photos">'
+    )
+    note = (
+        "Training photos as an epoch may show them to the network. If you can no longer tell what they are, "
+        "augmentation is too strong; if they all look alike, it could be stronger."
+    )
+    return section("augmented", "Augmented photos", picture, note=note)

@@ -78,6 +78,7 @@ class RunRecord:
         versions: Of Python's packages.
         command: The shell command that repeats the run.
         thumbnails: Photos most confidently wrong, the surest first.
+        augmented: A contact sheet of augmented photos (`draw_contact_sheet`); nothing if none were.
         created: When the run ended: ISO 8601, or any text.
     """
 
@@ -88,4 +89,5 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     thumbnails: Sequence[Thumbnail] = ()
+    augmented: bytes = field(default=b"", repr=False)
     created: str = ""
