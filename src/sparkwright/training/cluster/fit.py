@@ -18,6 +18,7 @@ from sparkwright.runs import CHECKPOINTS
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.checkpoints import CHECKPOINT_S, check_same, fingerprint_at, newest, training_fingerprint
 from sparkwright.training.cluster.attempts import ATTEMPTS, TellOnce, check_shared, repeat
+from sparkwright.training.cluster.imports import check_imports
 from sparkwright.training.cluster.rounds import RoundsDriver
 from sparkwright.training.cluster.starting import Workers
 from sparkwright.training.cluster.worker import RESULT_DDL, TrainingJob
@@ -119,6 +120,7 @@ def train(
     begin = None if initial is None else Initial.of(initial, config)
     allowed = allowed_classes(classes, begin)
     ship_library(spark)
+    check_imports(spark, loss=config.loss)
     shipped = None if begin is None else begin.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
     watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config)
