@@ -13,7 +13,7 @@ def test_all_problems_are_said_at_once() -> None:
         TrainingConfig(optimizer="adm", schedule="cosin", epochs=0, dropout=1.0, hidden=(0,), batch_size=2.5)
     message = str(caught.value)
     for part in (
-        "`optimizer` must be one of sgd, adam, adamw, not 'adm'. Did you mean `adam`?",
+        "adagrad, lamb, lars, not 'adm'. Did you mean `adam`?",
         "Did you mean `cosine`?",
         "`epochs` must be a whole number of at least 1, not 0",
         "`dropout` must be at least 0 and below 1, not 1.0",

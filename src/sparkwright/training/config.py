@@ -1,11 +1,13 @@
 """What a training is told: one frozen value, checked as a whole."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, Literal, Self
 
+from sparkwright import models
 from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.settings import (
     ACTIVATIONS,
@@ -16,17 +18,24 @@ from sparkwright.training.settings import (
     METRICS,
     NOT_FINITE,
     OPTIMIZERS,
+    PRECISIONS,
     RANGES,
+    RATE_TABLE_UNITS,
     SAMPLINGS,
     SCHEDULES,
     STRATEGIES,
     TASKS,
     THRESHOLD_METRICS,
+    WEIGHT_AVERAGES,
     WHOLE,
+    WITH_FEEDBACK,
     is_number,
 )
 
-__all__ = ["TrainingConfig", "label_text"]
+__all__ = ["RateTable", "TrainingConfig", "label_text"]
+
+RateTable = Mapping[float, float] | Sequence[tuple[float, float]]
+"""When → learning rate from then on."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,46 @@ class TrainingConfig:
         activation: Activation after each hidden layer: one of `sparkwright.training.settings.ACTIVATIONS`.
         dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
             None: 0.3 in a classification, 0 in a regression.
-        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, ``"rmsprop"``, ``"adadelta"``, ``"adagrad"``, or for large
+            batches ``"lamb"`` or ``"lars"``.
         learning_rate: The schedule's highest rate. None: 0.02 for SGD; for Adam and AdamW 0.006, in a
-            regression 0.01.
-        momentum: Momentum of SGD; first-moment decay of Adam and AdamW.
-        nesterov: Whether SGD's momentum looks ahead (Sutskever et al. 2013).
+            regression 0.01; for the others 1 (Adadelta, LARS), 0.01 (Adagrad, LAMB), 0.001 (RMSprop).
+        momentum: Momentum of SGD, LARS and RMSprop; first-moment decay of Adam, AdamW and LAMB.
+        nesterov: Whether the momentum of SGD and LARS looks ahead (Sutskever et al. 2013).
+        beta2: Decay of the mean of squared gradients. None: 0.999 for Adam, AdamW and LAMB, 0.99 for RMSprop, 0.9 for
+            Adadelta.
+        epsilon: What is added to the root of that mean. None: 1e-8 for Adam, AdamW and RMSprop, 1e-6 for LAMB and
+            Adadelta, 1e-10 for Adagrad.
         weight_decay: L2 penalty of weights (never of biases); AdamW decouples it (Loshchilov and Hutter 2019). None: in
             a classification 0.003 for SGD and 1 for AdamW, else 0.
-        schedule: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0 at the last epoch), or ``"step"`` (a tenth at
-            half of the epochs, a hundredth at three quarters).
+        rate_decay: What the rate is multiplied with from each of the network's blocks to the one before it: the head
+            has the whole rate, the block below it this share, and so on (Howard and Ruder 2018).
+        layer_rates: Layer → what the rate of its weights, and of all that is inside it, is multiplied with; instead
+            of `rate_decay` there.
+        clip_norm: Euclidean norm that a step's gradient is shortened to, if it is longer; None leaves it.
+        clip_value: Largest magnitude of a gradient's element, likewise, before `clip_norm`.
+        accumulate: Parts that a step's rows are cut into; their gradients add up, which takes less memory. A step has
+            up to `batch_size` · `accumulate` rows.
+        schedule: ``"constant"``; ``"cosine"`` or ``"linear"`` (to 0 at the last epoch); ``"step"`` (times `drop_factor`
+            after each of `drop_at`); ``"plateau"`` (times `drop_factor` when the validation rows show no better
+            `monitor` for `plateau_patience` looks); ``"one_cycle"`` (up from a 25th during `warmup`, or 30 % of the
+            epochs, then down to almost 0; Smith and Topin 2018); or ``"table"``, of `rate_table`.
         warmup: Epochs during which the rate rises linearly from 0; may be a fraction.
+        drop_at: Shares of the epochs after which ``"step"`` lowers the rate.
+        drop_factor: What ``"step"`` and ``"plateau"`` multiply the rate with.
+        plateau_patience: Looks at the validation rows without a better one, after which ``"plateau"`` lowers the rate.
+        rate_table: Epoch (from 0, may be a fraction) or step (from 0) → rate from there on; the first must be 0.
+        rate_table_unit: What `rate_table` counts: ``"epoch"`` or ``"step"``.
+        weight_average: None, or which mean of the weights is validated and kept instead of the last ones: ``"ema"``
+            (exponential, moved each step) or ``"swa"`` (of the weights at each epoch's end; Izmailov et al. 2018).
+            Running statistics of BatchNorm that are trained are averaged alike.
+        ema_decay: Share of the ``"ema"`` that a step leaves; at first less: (1 + step) / (10 + step).
+        swa_from: Share of the epochs after which ``"swa"`` begins; from there on the rate stays as it is.
+        precision: ``"float32"``, or ``"bfloat16"`` for the products of the forward and backward pass (autocast);
+            weights and optimiser stay in float32.
+        channels_last: Whether the channels of a pixel lie side by side in memory: faster convolutions on many
+            processors, with other roundings.
+        compile: Whether ``torch.compile`` makes kernels for the network, which needs a C++ compiler on the workers.
         loss: None: the first of its task. Of a classification ``"cross_entropy"``, ``"focal"`` (rows that are right
             already count less: Lin et al. 2017), ``"binary_cross_entropy"`` (of two classes, with one output),
             ``"ordinal"`` (classes have an order: that of the scores); of several labels ``"binary_cross_entropy"`` or
@@ -120,9 +159,27 @@ class TrainingConfig:
     learning_rate: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
+    beta2: float | None = None
+    epsilon: float | None = None
     weight_decay: float | None = None
+    rate_decay: float = 1.0
+    layer_rates: Mapping[str, float] | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    accumulate: int = 1
     schedule: str = "cosine"
     warmup: float = 0.0
+    drop_at: tuple[float, ...] = (0.5, 0.75)
+    drop_factor: float = 0.1
+    plateau_patience: int = 5
+    rate_table: RateTable | None = None
+    rate_table_unit: str = "epoch"
+    weight_average: str | None = None
+    ema_decay: float = 0.999
+    swa_from: float = 0.75
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
     loss: str | None = None
     focal_gamma: float = 2.0
     huber_delta: float = 1.0
@@ -163,6 +220,7 @@ class TrainingConfig:
             *self._unknown_names(),
             *self._values_out_of_range(),
             *self._combinations(),
+            *self._rate_problems(),
             *self._loss_problems(),
         ]
         if problems:
@@ -179,6 +237,11 @@ class TrainingConfig:
         plain["quantiles"] = tuple(float(quantile) for quantile in self.quantiles)
         if isinstance(self.class_weights, Mapping):
             plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}
+        if self.layer_rates is not None:
+            plain["layer_rates"] = {str(name): float(factor) for name, factor in self.layer_rates.items()}
+        plain["drop_at"] = tuple(float(share) for share in self.drop_at)
+        if self.rate_table is not None:
+            plain["rate_table"] = tuple(sorted((float(when), float(rate)) for when, rate in _pairs(self.rate_table)))
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -187,9 +250,23 @@ class TrainingConfig:
         """`learning_rate`, or what None stands for."""
         if self.learning_rate is not None:
             return self.learning_rate
-        if self.optimizer == "sgd":
-            return 0.02
-        return 0.01 if self.task == "regression" else 0.006
+        adam = 0.01 if self.task == "regression" else 0.006
+        rates = {"sgd": 0.02, "rmsprop": 0.001, "adadelta": 1.0, "adagrad": 0.01, "lamb": 0.01, "lars": 1.0}
+        return rates.get(self.optimizer, adam)
+
+    @property
+    def squares_decay(self) -> float:
+        """`beta2`, or what None stands for."""
+        if self.beta2 is not None:
+            return self.beta2
+        return {"rmsprop": 0.99, "adadelta": 0.9}.get(self.optimizer, 0.999)
+
+    @property
+    def smallest(self) -> float:
+        """`epsilon`, or what None stands for."""
+        if self.epsilon is not None:
+            return self.epsilon
+        return {"lamb": 1e-6, "adadelta": 1e-6, "adagrad": 1e-10}.get(self.optimizer, 1e-8)
 
     @property
     def decay(self) -> float:
@@ -213,8 +290,7 @@ class TrainingConfig:
     @property
     def link(self) -> str:
         """How outputs become probabilities or values: see `sparkwright.models.Model`."""
-        usual = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
-        return LINKS.get((self.task, self.objective), usual[self.task])
+        return LINKS.get((self.task, self.objective), models.LINKS[self.task])
 
     @property
     def direction(self) -> Literal["min", "max"]:
@@ -227,7 +303,9 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return dataclasses.asdict(self) | {"hidden": list(self.hidden), "quantiles": list(self.quantiles)}
+        listed = {name: list(getattr(self, name)) for name in ("hidden", "quantiles", "drop_at")}
+        table = None if self.rate_table is None else [list(pair) for pair in _pairs(self.rate_table)]
+        return dataclasses.asdict(self) | listed | {"rate_table": table}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -256,6 +334,9 @@ class TrainingConfig:
             "activation": ACTIVATIONS,
             "optimizer": OPTIMIZERS,
             "schedule": SCHEDULES,
+            "rate_table_unit": RATE_TABLE_UNITS,
+            "weight_average": (None, *WEIGHT_AVERAGES),
+            "precision": PRECISIONS,
             "strategy": STRATEGIES,
             "compression": (None, *COMPRESSIONS),
             "on_not_finite": NOT_FINITE,
@@ -276,7 +357,7 @@ class TrainingConfig:
         weights = self.class_weights
         if not (weights is None or isinstance(weights, Mapping) or str(weights) == "balanced"):
             problems.append(f"`class_weights` must be None, 'balanced' or a mapping of classes, not {weights!r}.")
-        for name in ("nesterov", "refit", "calibrate", "standardise"):
+        for name in ("nesterov", "refit", "calibrate", "standardise", "channels_last", "compile"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"`{name}` must be true or false, not {getattr(self, name)!r}.")
         return problems
@@ -320,8 +401,44 @@ class TrainingConfig:
             problems.append(
                 "`sampling` and `class_weights` are both 'balanced'; each evens classes out: leave one out."
             )
-        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+        if self.optimizer in ("sgd", "lars") and self.nesterov and self.momentum == 0:
             problems.append("`nesterov` needs a `momentum` above 0.")
+        if self.schedule == "table" and self.rate_table is None:
+            problems.append("`schedule` 'table' needs a `rate_table`, such as {0: 0.1, 10: 0.01}.")
+        if self.schedule != "table" and self.rate_table is not None:
+            problems.append(f"`rate_table` needs `schedule` 'table', not {self.schedule!r}.")
+        if self.weight_average and self.strategy != "all_reduce" and self.compression in WITH_FEEDBACK:
+            problems.append(
+                f"`weight_average` must be the same in all replicas; with `compression` {self.compression!r} each "
+                "keeps its own. Use 'float16' or 'bfloat16', or `strategy` 'all_reduce'."
+            )
+        return problems
+
+    def _rate_problems(self) -> list[str]:
+        """Return what is wrong with the rates of layers and over time."""
+        problems = []
+        rates = self.layer_rates
+        if not (rates is None or (isinstance(rates, Mapping) and all(is_number(f) and f > 0 for f in rates.values()))):
+            problems.append(
+                f"`layer_rates` must map layers to factors above 0, such as {{'features': 0.1}}, not {rates!r}. To "
+                "leave a layer as it is, freeze it."
+            )
+        shares = self.drop_at
+        if isinstance(shares, str) or not (
+            isinstance(shares, Sequence) and all(is_number(share) and 0 < share < 1 for share in shares)
+        ):
+            problems.append(f"`drop_at` must be shares of the epochs between 0 and 1, not {shares!r}.")
+        if self.rate_table is not None:
+            try:
+                table = sorted((float(when), float(rate)) for when, rate in _pairs(self.rate_table))
+                right = table[0][0] == 0 and all(math.isfinite(when) and 0 <= rate < math.inf for when, rate in table)
+            except (TypeError, ValueError, IndexError):
+                right = False
+            if not right:
+                problems.append(
+                    "`rate_table` must map epochs or steps, the first of which is 0, to rates, such as {0: 0.1, 10: "
+                    f"0.01}}, not {self.rate_table!r}."
+                )
         return problems
 
     def _loss_problems(self) -> list[str]:
@@ -340,6 +457,10 @@ class TrainingConfig:
         if ":" in str(self.loss) and not all(part.isidentifier() for part in (*module.split("."), function)):
             problems.append(f"`loss` of your own must be named 'package.module:function', not {self.loss!r}.")
         return problems
+
+
+def _pairs(table: RateTable) -> Sequence[tuple[float, float]]:
+    return list(table.items()) if isinstance(table, Mapping) else table
 
 
 def label_text(label: Any) -> str:

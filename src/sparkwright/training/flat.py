@@ -1,13 +1,32 @@
 """All that a replica learns in one tensor, so that a sync moves one tensor and an optimiser's step is a few calls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Flat", "flatten"]
+__all__ = ["Flat", "Group", "flatten"]
 
 _ALIGNMENT = 16  # float32s in 64 bytes: kernels may round differently on tensors that start elsewhere
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbours among the weights that an optimiser treats alike.
+
+    Attributes:
+        part: Where they lie.
+        rate_factor: What the learning rate is multiplied with.
+        decays: Whether weight decay applies: to tensors of two dimensions and more.
+        tensors: Where each of their tensors lies, for optimisers that look at layers.
+    """
+
+    part: slice
+    rate_factor: float
+    decays: bool
+    tensors: tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -17,12 +36,14 @@ class Flat:
     Attributes:
         state_SN: Float32 of shape (1 + slots, N): the weights, then the optimiser's state. What a sync combines.
         gradient_N: The weights' gradient.
-        decayed: How many of the first weights decay applies to: those of parameters of two dimensions and more.
+        groups: All weights, by what an optimiser does with them.
+        tensors: Where each parameter lies, by its name in the module.
     """
 
     state_SN: Tensor
     gradient_N: Tensor
-    decayed: int
+    groups: tuple[Group, ...]
+    tensors: Mapping[str, slice]
 
     @property
     def weights_N(self) -> Tensor:
@@ -30,24 +51,40 @@ class Flat:
         return self.state_SN[0]
 
 
-def flatten(module: nn.Module, slots: int) -> Flat:
+def flatten(module: nn.Module, slots: int, rate_factors: Mapping[str, float] | None = None) -> Flat:
     """Make all trainable parameters of `module` views of one vector, and their gradients views of another.
 
     Args:
-        module: Its parameters keep their values.
+        module: Its parameters keep their values, and their layout in memory.
         slots: How many vectors of state the optimiser needs; zero at first.
+        rate_factors: What the learning rate is multiplied with, by parameter; 1 for those that are not named.
     """
-    parameters = sorted((p for p in module.parameters() if p.requires_grad), key=lambda p: p.dim() < 2)
-    starts, size, decayed = [], 0, 0
-    for parameter in parameters:
-        starts.append(size)
-        size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
-        if parameter.dim() >= 2:
-            decayed = size
-    flat = Flat(torch.zeros(1 + slots, size), torch.zeros(size), decayed)
-    for parameter, start in zip(parameters, starts, strict=True):
-        part = slice(start, start + parameter.numel())
-        flat.weights_N[part] = parameter.detach().reshape(-1)
-        parameter.data = flat.weights_N[part].view(parameter.shape)
-        parameter.grad = flat.gradient_N[part].view(parameter.shape)
+    factors = rate_factors or {}
+
+    def alike(named: tuple[str, nn.Parameter]) -> tuple[float, bool]:
+        return -factors.get(named[0], 1.0), named[1].dim() < 2
+
+    parameters = sorted(((name, p) for name, p in module.named_parameters() if p.requires_grad), key=alike)
+    tensors, groups, size = dict[str, slice](), list[Group](), 0
+    for (factor, vectors), members in groupby(parameters, alike):
+        start, inside = size, []
+        for name, parameter in members:
+            tensors[name] = slice(size, size + parameter.numel())
+            inside.append(tensors[name])
+            size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        groups.append(Group(slice(start, size), -factor, not vectors, tuple(inside)))
+    flat = Flat(torch.zeros(1 + slots, size), torch.zeros(size), tuple(groups), tensors)
+    for name, parameter in parameters:
+        weights = _shaped(flat.weights_N[tensors[name]], parameter)
+        weights.copy_(parameter.detach())
+        gradient = _shaped(flat.gradient_N[tensors[name]], parameter)
+        parameter.data, parameter.grad = weights, gradient
     return flat
+
+
+def _shaped(part_N: Tensor, like: Tensor) -> Tensor:
+    """Return a view of the shape of `like`; where its channels come last in memory, they do here."""
+    if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
+        count, channels, height, width = like.shape
+        return part_N.view(count, height, width, channels).permute(0, 3, 1, 2)
+    return part_N.view(like.shape)

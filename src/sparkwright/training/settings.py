@@ -14,22 +14,30 @@ __all__ = [
     "METRICS",
     "NOT_FINITE",
     "OPTIMIZERS",
+    "PRECISIONS",
     "RANGES",
+    "RATE_TABLE_UNITS",
     "SAMPLINGS",
     "SCHEDULES",
     "STRATEGIES",
     "TASKS",
     "THRESHOLD_METRICS",
+    "WEIGHT_AVERAGES",
     "WHOLE",
+    "WITH_FEEDBACK",
     "is_number",
 ]
 
 TASKS = ("classification", "multilabel", "regression")
 ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "linear", "step")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adadelta", "adagrad", "lamb", "lars")
+SCHEDULES = ("constant", "cosine", "linear", "step", "plateau", "one_cycle", "table")
+RATE_TABLE_UNITS = ("epoch", "step")
+WEIGHT_AVERAGES = ("ema", "swa")
+PRECISIONS = ("float32", "bfloat16")
 STRATEGIES = ("averaging", "all_reduce", "outer")
 COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")
+WITH_FEEDBACK = ("int8", "topk", "threshold")
 NOT_FINITE = ("stop", "retry")
 SAMPLINGS = ("shuffled", "balanced")
 THRESHOLD_METRICS = ("f1", "balanced_accuracy")
@@ -66,8 +74,18 @@ RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("dropout", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("learning_rate", "above 0", lambda v: v > 0),
     ("momentum", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("beta2", "None, or at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("epsilon", "None or above 0", lambda v: v > 0),
     ("weight_decay", "at least 0", lambda v: v >= 0),
+    ("rate_decay", "above 0 and at most 1", lambda v: 0 < v <= 1),
+    ("clip_norm", "None or above 0", lambda v: v > 0),
+    ("clip_value", "None or above 0", lambda v: v > 0),
+    ("accumulate", "a whole number of at least 1", lambda v: v >= 1),
     ("warmup", "at least 0 epochs", lambda v: v >= 0),
+    ("drop_factor", "above 0 and below 1", lambda v: 0 < v < 1),
+    ("plateau_patience", "a whole number of at least 1", lambda v: v >= 1),
+    ("ema_decay", "at least 0 and below 1", lambda v: 0 <= v < 1),
+    ("swa_from", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("label_smoothing", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("focal_gamma", "above 0", lambda v: v > 0),
     ("huber_delta", "above 0", lambda v: v > 0),
@@ -91,7 +109,11 @@ RANGES: tuple[tuple[str, str, _Check], ...] = (
 INSTEAD = {
     "dropout": None,
     "learning_rate": None,
+    "beta2": None,
+    "epsilon": None,
     "weight_decay": None,
+    "clip_norm": None,
+    "clip_value": None,
     "patience": None,
     "sync_every": "auto",
     "time_limit_s": None,
