@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from sparkwright.errors import EnvironmentNotReadyError, InputError
-from sparkwright.session import _start, driver_hosts, slots, start, threads_per_task
+from sparkwright.session import _size, _start, driver_hosts, slots, start, threads_per_task
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -22,8 +24,6 @@ def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.connect
 def test_a_local_session_has_its_slots_and_shares_the_cores(spark, monkeypatch):
-    from sparkwright.session import _size
-
     monkeypatch.setattr(_size, "cores", lambda: 9)
     assert slots(spark) == 2
     assert threads_per_task(spark) == 4
@@ -53,8 +53,6 @@ class Settings:
     ("master", "expected"), [("local", 8), ("local[*]", 1), ("local[3]", 2), ("local[2, 4]", 4), ("yarn", 5)]
 )
 def test_threads_are_the_cores_divided_by_the_slots(master, expected, monkeypatch):
-    from sparkwright.session import _size
-
     monkeypatch.setattr(_size, "cores", lambda: 8)
     assert threads_per_task(Settings(spark_master=master, spark_task_cpus="5")) == expected
 
@@ -139,3 +137,24 @@ def test_workers_without_the_packages_are_an_error_that_says_so(tmp_path: Path):
     )
     assert "lacks pillow numpy onnxruntime pyarrow. Install there" in done.stdout
     assert "PYSPARK_PYTHON" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"spark.master": "spark://host:7077"}, 2),
+        ({"spark.master": "spark://host:7077", "spark.cores.max": "1"}, 1),
+        ({"spark.master": "local-cluster[1,1,512]"}, 1),
+        ({"spark.master": "local-cluster[2,1,512]"}, 2),
+        ({"spark.master": "yarn", "spark.executor.instances": "1"}, 1),
+        ({"spark.master": "yarn", "spark.executor.instances": "1", "spark.executor.cores": "2"}, 2),
+        ({"spark.master": "yarn"}, 2),
+        ({"spark.master": "yarn", "spark.executor.instances": "1", "spark.dynamicAllocation.enabled": "true"}, 2),
+    ],
+)
+def test_a_cluster_of_one_core_of_which_spark_says_two_has_one_slot(settings, expected):
+    table = mock.MagicMock(count=lambda: 2)
+    table.select.return_value.distinct.return_value = table
+    spark = SimpleNamespace(conf=settings, range=lambda *_: table)
+    with mock.patch("pyspark.sql.functions.spark_partition_id"):
+        assert _size._ask_slots(spark) == expected

@@ -1,5 +1,6 @@
 """How much of the cluster a session has, asked in ways that Spark Connect answers too."""
 
+import math
 import os
 import re
 from typing import TYPE_CHECKING
@@ -66,8 +67,26 @@ def cores() -> int:
 def _ask_slots(spark: "SparkSession") -> int:
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
-    # The number of partitions that Spark gives a range is the sum of the executors' cores. The first job is there to
-    # wait for executors.
+    # The number of partitions that Spark gives a range is the sum of the executors' cores, or 2 if that is less. The
+    # first job is there to wait for executors.
     spark.range(1).count()
     cores = spark.range(1 << 20).select(F.spark_partition_id().alias("partition")).distinct().count()
+    if cores == 2:
+        cores = int(min(2, _cores_asked_for(spark)))
     return max(1, cores // int(spark.conf.get("spark.task.cpus", "1") or 1))
+
+
+def _cores_asked_for(spark: "SparkSession") -> float:
+    """Return how many cores a session may have at most, as far as its settings tell."""
+
+    def number(name: str, default: str = "inf") -> float:
+        return float(spark.conf.get(name, default) or default)
+
+    master = spark.conf.get("spark.master", "") or ""
+    simulated = re.fullmatch(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,.*\]", master)
+    if simulated:
+        return int(simulated[1]) * int(simulated[2])
+    if not master.startswith(("yarn", "k8s")):
+        return number("spark.cores.max")
+    grows = str(spark.conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true"
+    return math.inf if grows else number("spark.executor.instances") * number("spark.executor.cores", "1")
