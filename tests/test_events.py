@@ -30,6 +30,7 @@ from sparkwright.events import (
     StageStarted,
     SyncIntervalChosen,
     TaskTimed,
+    TrainingRefused,
     Warned,
     WorkerLost,
     ignore,
@@ -46,6 +47,7 @@ EVENTS = [
     EpochEnded(1, 30, 0.5, [0.4, 0.6], {"loss": 0.7}, best=True),
     SyncIntervalChosen(19, 0.001, 0.001, 0.05, 0.05),
     WorkerLost("Rank 1 of 2 is gone"),
+    TrainingRefused("ColumnError", "3 rows cannot be trained on"),
     Warned("Ünïcode, a\nline break and \u2028 too"),
     RunEnded(ok=True, metrics={"test": {"accuracy": 0.9}}),
 ]

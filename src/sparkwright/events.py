@@ -49,6 +49,7 @@ __all__ = [
     "Stamped",
     "SyncIntervalChosen",
     "TaskTimed",
+    "TrainingRefused",
     "Warned",
     "WorkerLost",
     "ignore",
@@ -206,6 +207,14 @@ class EpochAdvanced(Event):
 class WorkerLost(Event):
     """Why workers that train together had to stop, as each of those that are left tells it."""
 
+    message: str
+
+
+@dataclass(frozen=True)
+class TrainingRefused(Event):
+    """A worker met what would come again, such as rows that cannot be trained on: a class of `errors`, its message."""
+
+    error: str
     message: str
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sparkwright.errors import WorkerError
-from sparkwright.events import Event, Progress, StageStarted, Warned, WorkerLost
+from sparkwright.errors import ColumnError, WorkerError
+from sparkwright.events import Event, Progress, StageStarted, TrainingRefused, Warned, WorkerLost
 from sparkwright.training.cluster import starting
 from sparkwright.training.cluster.starting import Workers
 
@@ -81,3 +81,18 @@ def test_an_error_that_names_its_worker_stays_as_it_is(spark: Any) -> None:
     error, lost = WorkerError("Rank 1 failed: RuntimeError"), WorkerLost("Rank 1 failed")
     with pytest.raises(WorkerError, match=r"^Rank 1 failed: RuntimeError$"):
         fails(Workers(spark, lambda event: None), 2, error, Progress("rows", "0", 0), lost)
+
+
+def test_a_stage_whose_workers_refuse_the_rows_does_not_run_again(spark: Any) -> None:
+    events: list[Event] = []
+    refused = TrainingRefused("ColumnError", "3 rows cannot be trained on")
+    with pytest.raises(ColumnError, match=r"^3 rows cannot be trained on$"):
+        fails(
+            Workers(spark, events.append),
+            2,
+            RuntimeError("Job 7 was cancelled"),
+            Progress("rows", "0", 0),
+            refused,
+            until=spark.interrupted,
+        )
+    assert refused not in events

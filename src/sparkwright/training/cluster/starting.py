@@ -1,7 +1,7 @@
 """Workers that train together need all their slots at once: what the driver says and does until they have them.
 
 Spark waits for slots in silence: ten minutes where the cluster has too few (executors were lost, excluded, or given
-back), for ever where other jobs hold them.
+back), for ever where other jobs hold them. It also runs a stage again whose workers refuse their rows.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sparkwright.errors import WorkerError
-from sparkwright.events import Emit, Event, Progress, StageStarted, Warned, WorkerLost
+from sparkwright import errors
+from sparkwright.errors import InputError, WorkerError
+from sparkwright.events import Emit, Event, Progress, StageStarted, TrainingRefused, Warned, WorkerLost
 from sparkwright.session import slots
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Workers:
         self._started = threading.Event()
         self._lost = threading.Event()
         self._why = ""
+        self._tag = ""
+        self._refused: TrainingRefused | None = None
 
     def __call__(self, event: Event) -> None:
         """Take an event and pass it on."""
@@ -54,6 +57,10 @@ class Workers:
             self._lost.set()
         elif isinstance(event, Progress):
             self._started.set()
+        elif isinstance(event, TrainingRefused):
+            self._refused = event
+            self._spark.interruptTag(self._tag)
+            return
         self._emit(event)
 
     @contextlib.contextmanager
@@ -62,12 +69,14 @@ class Workers:
 
         Raises:
             WorkerError: A worker failed, named where Spark does not name it; or there are too few slots.
+            SparkwrightError: What a worker refused the training with; the stage does not run again.
         """
         self._started.clear()
         self._lost.clear()
         self._why = ""
+        self._refused = None
         self._emit(StageStarted("rows"))
-        tag = f"sparkwright-{uuid.uuid4().hex}"
+        tag = self._tag = f"sparkwright-{uuid.uuid4().hex}"
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(count, tag, ended), daemon=True, name="sparkwright-slots")
         self._spark.addTag(tag)
@@ -75,6 +84,8 @@ class Workers:
         try:
             yield
         except Exception as error:
+            if self._refused is not None:
+                raise getattr(errors, self._refused.error, InputError)(self._refused.message) from error
             if self._why and not self._started.is_set():  # what Spark says is that it was interrupted
                 raise WorkerError(self._why) from error
             if isinstance(error, WorkerError) and self._others_know(error):

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 from safetensors.numpy import save as save_tensors
 
-from sparkwright.errors import SparkwrightError, WorkerError
-from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, WorkerLost, ignore
+from sparkwright.errors import SparkwrightError, StorageError, WorkerError
+from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, TrainingRefused, WorkerLost, ignore
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import Outcome, train_head
@@ -138,12 +138,16 @@ class TrainingJob:
 
 @contextlib.contextmanager
 def _telling(emit: Emit, rank: int) -> Iterator[None]:
-    """Tell the driver that this worker is there, and at the end which other one was lost: Spark may say neither."""
+    """Tell the driver that this worker is there, and at the end why it ends: Spark may say neither, or try in vain."""
     emit(Progress("rows", str(rank), 0))
     try:
         yield
     except WorkerError as error:
         emit(WorkerLost(str(error)))
+        raise
+    except SparkwrightError as error:
+        if not isinstance(error, StorageError):  # which may pass
+            emit(TrainingRefused(type(error).__name__, str(error)))
         raise
 
 
