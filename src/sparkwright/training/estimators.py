@@ -47,9 +47,27 @@ _SHARED = {
     "learningRate": "learning_rate",
     "momentum": "momentum",
     "nesterov": "nesterov",
+    "beta2": "beta2",
+    "epsilon": "epsilon",
     "weightDecay": "weight_decay",
+    "rateDecay": "rate_decay",
+    "layerRates": "layer_rates",
+    "clipNorm": "clip_norm",
+    "clipValue": "clip_value",
+    "accumulate": "accumulate",
     "schedule": "schedule",
     "warmup": "warmup",
+    "dropAt": "drop_at",
+    "dropFactor": "drop_factor",
+    "plateauPatience": "plateau_patience",
+    "rateTable": "rate_table",
+    "rateTableUnit": "rate_table_unit",
+    "weightAverage": "weight_average",
+    "emaDecay": "ema_decay",
+    "swaFrom": "swa_from",
+    "precision": "precision",
+    "channelsLast": "channels_last",
+    "compile": "compile",
     "epochs": "epochs",
     "batchSize": "batch_size",
     "replicas": "replicas",
@@ -131,13 +149,31 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     hiddenLayers = _param("hiddenLayers", "widths of the hidden layers; none: linear", _widths)
     activation = _param("activation", "activation after hidden layers", TypeConverters.toString)
     dropout = _param("dropout", "share of hidden outputs (linear: of features) dropped; None: by task", _number_or_none)
-    optimizer = _param("optimizer", "sgd, adam or adamw", TypeConverters.toString)
+    optimizer = _param("optimizer", "sgd, adam, adamw, rmsprop, adadelta, adagrad, lamb, lars", TypeConverters.toString)
     learningRate = _param("learningRate", "the schedule's highest rate; None: by optimizer", _number_or_none)
-    momentum = _param("momentum", "of SGD; first-moment decay of Adam", TypeConverters.toFloat)
+    momentum = _param("momentum", "of SGD, LARS, RMSprop; first-moment decay of Adam and LAMB", TypeConverters.toFloat)
     nesterov = _param("nesterov", "whether SGD's momentum looks ahead", TypeConverters.toBoolean)
     weightDecay = _param("weightDecay", "L2 penalty of weights; None: by task and optimizer", _number_or_none)
-    schedule = _param("schedule", "constant, cosine, linear or step", TypeConverters.toString)
+    beta2 = _param("beta2", "decay of the mean of squared gradients; None: by optimizer", _number_or_none)
+    epsilon = _param("epsilon", "what is added to the root of that mean; None: by optimizer", _number_or_none)
+    rateDecay = _param("rateDecay", "share of the rate that each block below the head has", TypeConverters.toFloat)
+    layerRates = _param("layerRates", "layer: what its rate is multiplied with", _anything)
+    clipNorm = _param("clipNorm", "longest norm of a step's gradient; None: any", _number_or_none)
+    clipValue = _param("clipValue", "largest element of a gradient; None: any", _number_or_none)
+    accumulate = _param("accumulate", "parts of a step's rows whose gradients add up", TypeConverters.toInt)
+    schedule = _param("schedule", "constant, cosine, linear, step, plateau, one_cycle, table", TypeConverters.toString)
     warmup = _param("warmup", "epochs during which the rate rises", TypeConverters.toFloat)
+    dropAt = _param("dropAt", "shares of the epochs after which step lowers the rate", TypeConverters.toListFloat)
+    dropFactor = _param("dropFactor", "what step and plateau multiply the rate with", TypeConverters.toFloat)
+    plateauPatience = _param("plateauPatience", "looks after which plateau lowers the rate", TypeConverters.toInt)
+    rateTable = _param("rateTable", "epoch or step: rate from there on", _anything)
+    rateTableUnit = _param("rateTableUnit", "what rateTable counts: epoch or step", TypeConverters.toString)
+    weightAverage = _param("weightAverage", "mean of weights that is kept: None, ema or swa", _anything)
+    emaDecay = _param("emaDecay", "share of the ema that a step leaves", TypeConverters.toFloat)
+    swaFrom = _param("swaFrom", "share of the epochs after which swa begins", TypeConverters.toFloat)
+    precision = _param("precision", "of products: float32 or bfloat16", TypeConverters.toString)
+    channelsLast = _param("channelsLast", "a pixel's channels lie side by side in memory", TypeConverters.toBoolean)
+    compile = _param("compile", "torch.compile makes the network's kernels", TypeConverters.toBoolean)
     epochs = _param("epochs", "passes over the training rows, at most", TypeConverters.toInt)
     batchSize = _param("batchSize", "rows that a replica takes a step, at most", TypeConverters.toInt)
     replicas = _param("replicas", "copies of the weights; part of the result", TypeConverters.toInt)
@@ -447,9 +483,7 @@ class MLPClassifier(_MLPEstimator):
     classWeights = _param("classWeights", "None, balanced, or a weight for each class", _anything)
     labelSmoothing = _param("labelSmoothing", "share of the target spread over classes", TypeConverters.toFloat)
     sampling = _param("sampling", "rows of an epoch: shuffled, or balanced over classes", TypeConverters.toString)
-    thresholdMetric = _param(
-        "thresholdMetric", "what thresholds are chosen for: f1, balanced_accuracy", _anything
-    )
+    thresholdMetric = _param("thresholdMetric", "what thresholds are chosen for: f1, balanced_accuracy", _anything)
     calibrate = _param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
 
 
