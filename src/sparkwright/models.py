@@ -40,6 +40,9 @@ __all__ = ["FORMAT", "Model", "ModelFiles", "library_versions"]
 FORMAT = 1
 """Version of the format; readers refuse newer ones."""
 
+LINKS = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
+"""Task → how scores usually become probabilities or values."""
+
 MANIFEST, WEIGHTS, ONNX = "model.json", "weights.safetensors", "network.onnx"
 
 
@@ -160,20 +163,35 @@ class Model:
         network: From pixels to features, cut at its layer; None for a model of features.
         head: From features, float32 of shape (rows, features), to scores: one per class before the softmax
             (classification), or one per target (regression). None for a network that gives the scores itself.
-        task: ``"classification"`` or ``"regression"``.
+        task: ``"classification"``, ``"multilabel"`` (a row has any number of labels) or ``"regression"``.
         classes: The labels in the order of the scores; empty for regression.
         metrics: What was measured, as in a run's ``metrics.json``.
         lineage: Where it came from: fingerprints of data and network, configuration, features' key.
+        link: How scores become probabilities: ``"softmax"``, ``"sigmoid"`` or ``"sequential"`` (see
+            `sparkwright.scoring.labels.to_probabilities`); or values: ``"identity"`` or ``"exp"``. None takes what is
+            usual: softmax, of several labels sigmoid, of a regression identity.
+        thresholds: From which probability on a label is predicted: one a label where a row has several; one, of the
+            second class, where there are two. Empty: one half, and the most probable class.
     """
 
     network: "Network | None"
     head: "Network | None"
-    task: Literal["classification", "regression"]
+    task: Literal["classification", "multilabel", "regression"]
     classes: tuple[str | int | float, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    link: str | None = None
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.link is None:
+            object.__setattr__(self, "link", LINKS[self.task])
+        wanted = {"multilabel": len(self.classes), "classification": 1 if len(self.classes) == 2 else 0}
+        if len(self.thresholds) not in (0, wanted.get(self.task, 0)):
+            raise InputError(
+                f"`thresholds` must hold one probability for each of several labels, or one for two classes; got "
+                f"{len(self.thresholds)} for {len(self.classes)} classes in a {self.task}."
+            )
         if self.network is None and self.head is None:
             raise InputError("A model needs a network, a head, or both; got neither.")
 
@@ -232,6 +250,8 @@ class Model:
             "format": FORMAT,
             "task": self.task,
             "classes": list(self.classes),
+            "link": self.link,
+            "thresholds": list(self.thresholds),
             "network": self.network.to_spec() if self.network is not None else None,
             "head": self.head.to_spec() if self.head is not None else None,
             "preprocessing": preprocessing.to_dict() if preprocessing is not None else None,
@@ -288,4 +308,6 @@ class Model:
             classes=tuple(manifest["classes"]),
             metrics=manifest["metrics"],
             lineage=manifest["lineage"],
+            link=manifest["link"],
+            thresholds=tuple(manifest["thresholds"]),
         )

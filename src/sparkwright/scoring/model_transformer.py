@@ -20,7 +20,7 @@ from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.frames import find_column, holds_photos, join_columns, numbers_width, score_frame
 from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.local import score_table
-from sparkwright.scoring.outputs import Classification, Output, Regression
+from sparkwright.scoring.outputs import Output, make_output
 from sparkwright.scoring.several import several_outputs, to_outputs
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ class ModelTransformer(ScoringStage):
         inputCol: Photos, as bytes (binary), paths and URLs (string) or Spark's images (struct); or features.
         inputCols: Instead of `inputCol`: several columns of numbers, arrays or vectors, which together are a row's
             features, in this order.
-        predictionCol: The most probable class's label (regression: the value).
-        probabilityCol: Its probability.
+        predictionCol: The most probable class's label; where a row has any number of labels, an array of them; of a
+            regression the value.
+        probabilityCol: Its probability; not where a row has any number of labels.
         probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
         topCol: The `top` best, ``array<struct<label,probability>>``; empty for none (the default).
         top: How many those are.
@@ -315,6 +316,8 @@ class ModelTransformer(ScoringStage):
                 wanted,
                 task=model.task,
                 classes=model.classes,
+                link=model.link,
+                thresholds=model.thresholds,
                 k=self.getTop(),
             )
         if not photos:
@@ -351,12 +354,11 @@ class ModelTransformer(ScoringStage):
             raise InputError(f"outputs names all columns that are added; leave out {', '.join(both)}.")
 
     def _output(self, manifest: Mapping[str, Any]) -> Output:
-        if manifest["task"] == "regression":
-            return Regression(self.getPredictionCol(), targets=int(manifest["output_shape"][0]))
         if self.getTop() < 1:
             raise InputError(f"top must be at least 1; got {self.getTop()}.")
-        return Classification(
-            classes=tuple(manifest["classes"]),
+        return make_output(
+            *(manifest[name] for name in ("task", "classes", "link", "thresholds")),
+            targets=int(manifest["output_shape"][0]),
             prediction=self.getPredictionCol(),
             probability=self.getProbabilityCol(),
             probabilities=self.getProbabilitiesCol() or None,

@@ -1,6 +1,6 @@
 """What a stage adds to its rows: columns made of a network's outputs, on executors, without a loop per row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sparkwright.scoring.labels import softmax, top
+from sparkwright.scoring.labels import choose, choose_labels, to_probabilities, to_values, top
 from sparkwright.scoring.process.engine import RowError
 
 if TYPE_CHECKING:
@@ -18,11 +18,13 @@ __all__ = [
     "Classification",
     "Features",
     "Label",
+    "MultiLabel",
     "Output",
     "Regression",
     "Section",
     "error_array",
     "error_field",
+    "make_output",
     "vectors",
 ]
 
@@ -73,6 +75,8 @@ class Classification:
         probabilities: Column of all probabilities in the order of `classes`, ``array<float>``; None for none.
         top_labels: Column of the `k` best, ``array<struct<label,probability>>``, best first; None for none.
         k: How many those are.
+        link: How scores become probabilities: see `labels.to_probabilities`.
+        thresholds: Of two classes: the second's least probability to be predicted; else none.
     """
 
     classes: tuple[Label, ...]
@@ -81,11 +85,13 @@ class Classification:
     probabilities: str | None = None
     top_labels: str | None = None
     k: int = 5
+    link: str = "softmax"
+    thresholds: tuple[float, ...] = ()
 
     def fields(self) -> "list[StructField]":
-        from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+        from pyspark.sql.types import ArrayType, FloatType
 
-        label, number = self._label_type(), FloatType()
+        label, number = _label_type(self.classes), FloatType()
         fields = []
         if self.prediction:
             fields.append(_field(self.prediction, label))
@@ -94,41 +100,73 @@ class Classification:
         if self.probabilities:
             fields.append(_field(self.probabilities, ArrayType(number, containsNull=False)))
         if self.top_labels:
-            pair = StructType([StructField("label", label, False), StructField("probability", number, False)])
-            fields.append(_field(self.top_labels, ArrayType(pair, containsNull=False)))
+            fields.append(_field(self.top_labels, _pairs_type(label)))
         return fields
 
     def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
-        probabilities = softmax(outputs)
-        best = top(probabilities, self.k if self.top_labels else 1)  # (rows, k)
-        confidence = np.take_along_axis(probabilities, best, axis=1)
-        type_ = self._arrow_label()
-        labels = pa.array(map(str, self.classes) if type_ == pa.string() else self.classes, type_)
+        probabilities = to_probabilities(outputs, self.link, len(self.classes))
+        chosen = choose(probabilities, self.thresholds)
+        labels = _label_array(self.classes)
         arrays = []
         if self.prediction:
-            arrays.append(labels.take(pa.array(best[:, 0], mask=failed)))
+            arrays.append(labels.take(pa.array(chosen, mask=failed)))
         if self.probability:
+            confidence = np.take_along_axis(probabilities, chosen[:, None], axis=1)
             arrays.append(pa.array(confidence[:, 0], pa.float32(), mask=failed))
         if self.probabilities:
             arrays.append(vectors(probabilities, failed))
         if self.top_labels:
-            fields = [pa.field("label", type_, False), pa.field("probability", pa.float32(), False)]
-            pairs = pa.StructArray.from_arrays(
-                [labels.take(pa.array(best.ravel())), pa.array(confidence.ravel(), pa.float32())], fields=fields
-            )
-            arrays.append(_lists(pairs, best.shape, failed))
+            arrays.append(_best(probabilities, labels, self.k, failed))
         return arrays
 
-    def _label_type(self) -> "DataType":
-        from pyspark.sql.types import DoubleType, LongType, StringType
 
-        arrow = self._arrow_label()
-        return StringType() if arrow == pa.string() else LongType() if arrow == pa.int64() else DoubleType()
+@dataclass(frozen=True)
+class MultiLabel:
+    """The labels of a row, all probabilities, the most probable labels: those that have a column's name.
 
-    def _arrow_label(self) -> pa.DataType:
-        if all(isinstance(label, int) for label in self.classes):
-            return pa.int64()
-        return pa.string() if any(isinstance(label, str) for label in self.classes) else pa.float64()
+    Attributes:
+        classes: Labels in the order of the scores.
+        thresholds: Each label's least probability to be predicted; empty: one half.
+        prediction: Column of the labels, an array in the order of `classes`; None for none.
+        probabilities: Column of all probabilities in the order of `classes`, ``array<float>``; None for none.
+        top_labels: Column of the `k` most probable, ``array<struct<label,probability>>``, best first; None for none.
+        k: How many those are.
+    """
+
+    classes: tuple[Label, ...]
+    thresholds: tuple[float, ...] = ()
+    prediction: str | None = None
+    probabilities: str | None = None
+    top_labels: str | None = None
+    k: int = 5
+
+    def fields(self) -> "list[StructField]":
+        from pyspark.sql.types import ArrayType, FloatType
+
+        label, fields = _label_type(self.classes), []
+        if self.prediction:
+            fields.append(_field(self.prediction, ArrayType(label, containsNull=False)))
+        if self.probabilities:
+            fields.append(_field(self.probabilities, ArrayType(FloatType(), containsNull=False)))
+        if self.top_labels:
+            fields.append(_field(self.top_labels, _pairs_type(label)))
+        return fields
+
+    def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
+        probabilities = to_probabilities(outputs, "sigmoid", len(self.classes))
+        labels = _label_array(self.classes)
+        arrays = []
+        if self.prediction:
+            has = choose_labels(probabilities, self.thresholds) & ~failed[:, None]
+            offsets = np.concatenate([[0], has.sum(axis=1).cumsum()]).astype(np.int32)
+            type_ = pa.list_(pa.field("element", labels.type, False))
+            values = labels.take(pa.array(np.nonzero(has)[1]))
+            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), values, type=type_, mask=pa.array(failed)))
+        if self.probabilities:
+            arrays.append(vectors(probabilities, failed))
+        if self.top_labels:
+            arrays.append(_best(probabilities, labels, self.k, failed))
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -138,10 +176,12 @@ class Regression:
     Attributes:
         prediction: The column.
         targets: How many numbers the network gives.
+        link: How outputs become values: see `labels.to_values`.
     """
 
     prediction: str
     targets: int = 1
+    link: str = "identity"
 
     def fields(self) -> "list[StructField]":
         from pyspark.sql.types import ArrayType, DoubleType, FloatType
@@ -149,7 +189,7 @@ class Regression:
         return [_field(self.prediction, DoubleType() if self.targets == 1 else ArrayType(FloatType(), False))]
 
     def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
-        flat = outputs.reshape(len(outputs), -1)
+        flat = to_values(outputs.reshape(len(outputs), -1), self.link)
         if self.targets == 1:
             return [pa.array(flat[:, 0].astype(np.float64), mask=failed)]
         return [vectors(flat, failed)]
@@ -174,6 +214,80 @@ class Section:
 
     def arrays(self, outputs: NDArray[np.float32], failed: NDArray[np.bool_]) -> list[pa.Array]:
         return self.output.arrays(outputs.reshape(len(outputs), -1)[:, self.start : self.stop], failed)
+
+
+def make_output(
+    task: str,
+    classes: Sequence[Label],
+    link: str,
+    thresholds: Sequence[float],
+    *,
+    targets: int,
+    prediction: str | None,
+    probability: str | None = None,
+    probabilities: str | None = None,
+    top_labels: str | None = None,
+    k: int = 5,
+) -> Output:
+    """Return what is made of a model's outputs.
+
+    Args:
+        task: Of the model, as are `classes`, `link` and `thresholds`.
+        classes: Labels in the order of the scores.
+        link: How outputs become probabilities or values.
+        thresholds: Least probabilities to be predicted; none: as usual.
+        targets: How many outputs there are.
+        prediction: Column of the label, the labels or the value.
+        probability: Column of the label's probability.
+        probabilities: Column of all probabilities.
+        top_labels: Column of the `k` best labels.
+        k: How many those are.
+    """
+    if task == "regression":
+        return Regression(prediction or "", targets, link)
+    columns = {"prediction": prediction, "probabilities": probabilities, "top_labels": top_labels, "k": k}
+    if task == "multilabel":
+        return MultiLabel(tuple(classes), tuple(thresholds), **columns)  # type: ignore[arg-type]
+    return Classification(
+        tuple(classes),
+        probability=probability,
+        link=link,
+        thresholds=tuple(thresholds),
+        **columns,  # type: ignore[arg-type]
+    )
+
+
+def _label_type(classes: Sequence[Label]) -> "DataType":
+    from pyspark.sql.types import DoubleType, LongType, StringType
+
+    arrow = _label_array(classes).type
+    return StringType() if arrow == pa.string() else LongType() if arrow == pa.int64() else DoubleType()
+
+
+def _label_array(classes: Sequence[Label]) -> pa.Array:
+    if all(isinstance(label, int) for label in classes):
+        return pa.array(classes, pa.int64())
+    if any(isinstance(label, str) for label in classes):
+        return pa.array(map(str, classes), pa.string())
+    return pa.array(classes, pa.float64())
+
+
+def _pairs_type(label: "DataType") -> "DataType":
+    from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+    pair = StructType([StructField("label", label, False), StructField("probability", FloatType(), False)])
+    return ArrayType(pair, containsNull=False)
+
+
+def _best(probabilities: NDArray[np.float32], labels: pa.Array, k: int, failed: NDArray[np.bool_]) -> pa.ListArray:
+    """Return the `k` most probable labels of each row with their probabilities."""
+    best = top(probabilities, k)  # (rows, k)
+    confidence = np.take_along_axis(probabilities, best, axis=1)
+    fields = [pa.field("label", labels.type, False), pa.field("probability", pa.float32(), False)]
+    pairs = pa.StructArray.from_arrays(
+        [labels.take(pa.array(best.ravel())), pa.array(confidence.ravel(), pa.float32())], fields=fields
+    )
+    return _lists(pairs, best.shape, failed)
 
 
 def vectors(values: NDArray[np.float32], failed: NDArray[np.bool_]) -> pa.ListArray:

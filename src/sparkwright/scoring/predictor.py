@@ -19,7 +19,7 @@ from sparkwright.models import ModelFiles
 from sparkwright.networks.preprocessing import ImageError, Preprocessing
 from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.forward.runtime import OnnxSession
-from sparkwright.scoring.labels import softmax, top
+from sparkwright.scoring.labels import choose, choose_labels, to_probabilities, to_values, top
 from sparkwright.scoring.process.engine import Block, RowError, Scored, score, score_matrix
 
 __all__ = ["Photo", "Prediction", "Predictor"]
@@ -35,8 +35,9 @@ class Prediction:
     """What the model says of one row.
 
     Attributes:
-        label: The most probable class; None for regression, and where the row failed.
+        label: The predicted class; None where there is no single one, and where the row failed.
         probability: Of that class.
+        labels: Of a model of any number of labels a row: those that are predicted.
         top: The most probable classes with their probabilities, best first.
         values: Regression: the targets' values.
         error: Why there is no answer.
@@ -47,6 +48,7 @@ class Prediction:
     top: tuple[tuple[str | int | float, float], ...] = ()
     values: tuple[float, ...] = ()
     error: RowError | None = None
+    labels: tuple[str | int | float, ...] = ()
 
 
 class Predictor:
@@ -72,7 +74,9 @@ class Predictor:
         self._top = top
         self.task: str = files.manifest["task"]
         self.classes: tuple[str | int | float, ...] = tuple(files.manifest["classes"])
-        if self.task == "classification" and (len(self.classes),) != self._graph.output_shape:
+        self._link: str = files.manifest["link"]
+        self._thresholds = tuple(files.manifest["thresholds"])
+        if self._link == "softmax" and (len(self.classes),) != self._graph.output_shape:
             raise ModelError(f"The model has {len(self.classes)} classes but {self._graph.output_shape} scores.")
 
     @classmethod
@@ -118,17 +122,24 @@ class Predictor:
         outputs = scored.outputs
         if outputs is None:
             outputs = np.zeros((rows, *self._graph.output_shape), np.float32)
-        classify = self.task == "classification"
-        probabilities = softmax(outputs) if classify else outputs
-        best = top(probabilities, self._top) if classify else None
-        for row in range(rows):
-            if row in scored.errors:
-                yield Prediction(error=scored.errors[row])
-            elif best is None:
-                yield Prediction(values=tuple(outputs[row].ravel().tolist()))
+        if self.task == "regression":
+            values = to_values(outputs.reshape(rows, -1), self._link)
+            answers: Iterable[Prediction] = (Prediction(values=tuple(row.tolist())) for row in values)
+        else:
+            answers = self._classified(to_probabilities(outputs, self._link, len(self.classes)))
+        for row, answer in enumerate(answers):
+            yield Prediction(error=scored.errors[row]) if row in scored.errors else answer
+
+    def _classified(self, probabilities: NDArray[np.float32]) -> Iterator[Prediction]:
+        best = top(probabilities, self._top)
+        several = self.task == "multilabel"
+        chosen = choose_labels(probabilities, self._thresholds) if several else choose(probabilities, self._thresholds)
+        for row, decided in enumerate(chosen):
+            pairs = tuple((self.classes[index], float(probabilities[row, index])) for index in best[row])
+            if several:
+                yield Prediction(labels=tuple(self.classes[index] for index in np.flatnonzero(decided)), top=pairs)
             else:
-                pairs = tuple((self.classes[index], float(probabilities[row, index])) for index in best[row])
-                yield Prediction(*pairs[0], top=pairs)
+                yield Prediction(self.classes[decided], float(probabilities[row, decided]), top=pairs)
 
 
 @dataclass(frozen=True)

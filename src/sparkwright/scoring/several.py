@@ -1,14 +1,15 @@
 """Several outputs from one pass over a network: column → layer, or → what is made of the scores."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from sparkwright.errors import InputError
+from sparkwright.models import LINKS
 from sparkwright.networks.network import Network
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.forward.graph import Graph
-from sparkwright.scoring.outputs import Classification, Features, Label, Output, Regression, Section
+from sparkwright.scoring.outputs import Features, Label, Output, Section, make_output
 
 __all__ = ["KINDS", "layers_graph", "several_outputs", "to_outputs"]
 
@@ -17,6 +18,8 @@ SCORES = "logits"
 
 KINDS = ("label", "probability", "probabilities", "top")
 """What is made of a classifier's scores; of a regression's: ``value``."""
+
+_KINDS_OF = {"classification": KINDS, "multilabel": ("label", "probabilities", "top"), "regression": ("value",)}
 
 # Exporting and hashing a network takes seconds for large ones; networks never change.
 _graphs: "WeakKeyDictionary[Network, dict[tuple[str, ...], tuple[Graph, dict[str, tuple[int, int]]]]]" = (
@@ -58,6 +61,8 @@ def several_outputs(
     *,
     task: str | None = None,
     classes: Sequence[Label] = (),
+    link: str | None = None,
+    thresholds: Sequence[float] = (),
     k: int = 5,
 ) -> tuple[Graph, list[Output]]:
     """Return what the engine needs to fill several columns from one pass.
@@ -66,15 +71,17 @@ def several_outputs(
         network: The whole network, whose last layer gives the scores.
         outputs: Column → a layer's name (``array<float>``, flattened), ``logits`` (the last layer), or a kind: `KINDS`
             for a classifier, ``value`` for a regression. A kind goes before a layer of that name.
-        task: ``classification``, ``regression``, or None for a network whose output is neither: layers alone.
+        task: Of a model; None for a network whose output is neither classes nor values: layers alone.
         classes: Labels in the order of the scores.
+        link: How scores become probabilities or values; None: as is usual for the task.
+        thresholds: Least probabilities to be predicted, as a model has them.
         k: How many labels ``top`` holds.
 
     Raises:
         NameUnknownError: no such layer or kind.
         InputError: a kind is wanted twice.
     """
-    kinds = {"classification": KINDS, "regression": ("value",)}.get(task or "", ())
+    kinds = _KINDS_OF.get(task or "", ())
     of_scores = {column: kind for column, kind in outputs.items() if kind in kinds}
     twice = sorted({kind for kind in of_scores.values() if list(of_scores.values()).count(kind) > 1})
     if twice:
@@ -93,18 +100,17 @@ def several_outputs(
     if of_scores:
         start, stop = places[network.layer]
         columns = {kind: column for column, kind in of_scores.items()}
-        made.append(Section(_of_scores(columns, classes, k, stop - start), start, stop))
+        answer = make_output(
+            cast(str, task),
+            classes,
+            link or LINKS[cast(str, task)],
+            thresholds,
+            targets=stop - start,
+            prediction=columns.get("label") or columns.get("value"),
+            probability=columns.get("probability"),
+            probabilities=columns.get("probabilities"),
+            top_labels=columns.get("top"),
+            k=k,
+        )
+        made.append(Section(answer, start, stop))
     return graph, made
-
-
-def _of_scores(columns: Mapping[str, str], classes: Sequence[Label], k: int, width: int) -> Output:
-    if "value" in columns:
-        return Regression(columns["value"], targets=width)
-    return Classification(
-        classes=tuple(classes),
-        prediction=columns.get("label"),
-        probability=columns.get("probability"),
-        probabilities=columns.get("probabilities"),
-        top_labels=columns.get("top"),
-        k=k,
-    )

@@ -15,7 +15,7 @@ from sparkwright.scoring.frames import BATCH_SIZE, shipped
 from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.inputs.sources import Source
 from sparkwright.scoring.model_transformer import ModelTransformer
-from sparkwright.scoring.outputs import Classification, Output, Regression, error_field
+from sparkwright.scoring.outputs import error_field, make_output
 from sparkwright.scoring.process.arrow import ScoringPlan
 from sparkwright.scoring.process.supervisor import ScoringTask
 
@@ -75,11 +75,14 @@ def register(
         raise InputError(f"max_error_rate must lie between 0 and 1; got {max_error_rate}.")
     files = ModelTransformer(model=model).files()
     graph = Graph.of_model(files)
-    output: Output
-    if files.manifest["task"] == "regression":
-        output = Regression("value", targets=int(graph.output_shape[0]))
-    else:
-        output = Classification(tuple(files.manifest["classes"]), "label", "probability", top_labels="top", k=top)
+    output = make_output(
+        *(files.manifest[name] for name in ("task", "classes", "link", "thresholds")),
+        targets=int(graph.output_shape[0]),
+        prediction="value" if files.manifest["task"] == "regression" else "label",
+        probability="probability",
+        top_labels="top",
+        k=top,
+    )
     plan = ScoringPlan(
         **shipped(spark, graph, "locations", batch_size),  # which take most; the type is told later
         preprocessing=graph.preprocessing,
