@@ -24,12 +24,15 @@ from sparkwright.networks.network import INPUT, OUTPUT, home, write_atomically
 if TYPE_CHECKING:
     from sparkwright.networks.torch_network import Part, TorchNetwork
 
-__all__ = ["append_head", "export_torch", "rename_inputs", "rename_tensor", "set_output"]
+__all__ = ["GraphWriter", "append_head", "export_torch", "rename_inputs", "rename_tensor", "set_output"]
 
 log = logging.getLogger(__name__)
 
 _OPSET = 18
 _IR = 10  # what ONNX Runtime 1.20 reads
+SEQUENCE_BUILDS = ("recurrent", "cnn1d")
+"""Architectures of sequences, which are written node by node too: torch would fix the number of steps."""
+
 _CACHE_VERSION = 1  # of the files in the cache: raise it when this module writes other graphs
 
 
@@ -37,8 +40,13 @@ def export_torch(network: "TorchNetwork") -> bytes:
     """Return a torch network as an ONNX file; see `Network.to_onnx`."""
     heads = network.parts[1:]
     if network.parts[0].build == "mlp":
-        model = _empty_model(network.input_shape)
+        model = _empty_model(["batch", *network.input_shape])
         heads = network.parts
+    elif network.parts[0].build in SEQUENCE_BUILDS:
+        from sparkwright.networks.export_sequences import append_sequence
+
+        model = _empty_model(["batch", "steps", *network.input_shape[1:]])
+        set_output(model, append_sequence(model, network.without_heads().module), network.output_shape)
     else:
         model = onnx.load_model_from_string(_export_base(network.without_heads()))
     tensor = model.graph.output[0].name
@@ -60,7 +68,7 @@ def append_head(model: onnx.ModelProto, tensor: str, part: "Part", weights: Mapp
     """
     if part.build not in ("mlp", "flatten"):
         raise InputError(f"Only heads made by `mlp` or `new_head` become ONNX nodes; got `{part.build}`.")
-    writer = _Writer(model.graph, part.child or "mlp")
+    writer = GraphWriter(model.graph, part.child or "mlp")
     if part.build == "flatten":
         return writer.node("Flatten", "flatten", [tensor], axis=1)
     if "standardise.mean" in weights:
@@ -82,22 +90,37 @@ def _ends_before(layer: str | None, activation: str) -> bool:
     return layer == activation.replace("act", "hidden")
 
 
-class _Writer:
-    """Adds nodes and weights to a graph under one scope, so that a layer's nodes carry the layer's name."""
+class GraphWriter:
+    """Adds nodes and weights to a graph under one scope, so that a layer's nodes carry the layer's name.
+
+    Args:
+        graph: Changed in place.
+        scope: What all names of nodes and weights begin with.
+    """
 
     def __init__(self, graph: onnx.GraphProto, scope: str) -> None:
         self._graph = graph
         self._scope = scope
 
     def weight(self, name: str, weights: Mapping[str, NDArray[Any]]) -> str:
+        """Add one of `weights`, as float32; return its tensor."""
         full = f"{self._scope}.{name}"
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weights[name], np.float32), full))
         return full
 
     def constant(self, name: str, value: float) -> str:
+        """Add a scalar, as float32; return its tensor."""
         return self.weight(name, {name: np.array(value, np.float32)})
 
+    def integers(self, values: Sequence[int]) -> str:
+        """Add numbers that say where or along which axes, int64; return their tensor."""
+        name = f"{self._scope}.{'_'.join(map(str, values))}"
+        if name not in {tensor.name for tensor in self._graph.initializer}:
+            self._graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
     def node(self, kind: str, layer: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node with one output; return that."""
         name = f"/{self._scope}/{layer}/{kind}"
         names = {node.name for node in self._graph.node}
         while name in names:
@@ -127,9 +150,9 @@ class _Writer:
         return self.node(operator, layer, [tensor], **attributes)
 
 
-def _empty_model(input_shape: Sequence[int]) -> onnx.ModelProto:
+def _empty_model(dimensions: Sequence[int | str]) -> onnx.ModelProto:
     """A graph that hands its input on."""
-    value = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", *input_shape])
+    value = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, list(dimensions))
     graph = helper.make_graph([], "sparkwright", [value], [value])
     return helper.make_model(
         graph, ir_version=_IR, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="sparkwright"

@@ -156,13 +156,15 @@ class Convolution(nn.Module):
         self, inputs: int, width: int, kernels: Sequence[int] = (3,), norm: bool = True, halve: bool = False
     ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(inputs, width, size, padding="same", bias=not norm) for size in kernels)
+        self.convs = nn.ModuleList(nn.Conv1d(inputs, width, size, bias=not norm) for size in kernels)
         self.bn = _StepNorm(width * len(kernels)) if norm else None
         self.halve = halve
 
     def forward(self, steps: Steps) -> Steps:
         x_BCT = steps.x_BTC.transpose(1, 2)
-        y_BTC = torch.cat([conv(x_BCT) for conv in self.convs], 1).transpose(1, 2)
+        sizes = [conv.kernel_size[0] for conv in self.convs]
+        padded = (F.pad(x_BCT, ((size - 1) // 2, size // 2)) for size in sizes)
+        y_BTC = torch.cat([conv(x) for conv, x in zip(self.convs, padded, strict=True)], 1).transpose(1, 2)
         if self.bn is not None:
             y_BTC = self.bn(y_BTC, steps.there_BT)
         steps = steps.replaced(F.relu(y_BTC))
@@ -177,8 +179,10 @@ class _StepNorm(nn.BatchNorm1d):
     """BatchNorm over the steps that belong to sequences; behind their ends it leaves anything."""
 
     def forward(self, x_BTC: Tensor, there_BT: Tensor) -> Tensor:  # type: ignore[override]
-        if not self.training:
-            return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
+        if not self.training or there_BT.sum() < 2:  # one step alone has no deviation
+            return F.batch_norm(
+                x_BTC.transpose(1, 2), self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            ).transpose(1, 2)
         y_BTC = torch.zeros_like(x_BTC)
         y_BTC[there_BT] = super().forward(x_BTC[there_BT])
         return y_BTC
