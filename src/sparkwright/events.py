@@ -39,6 +39,7 @@ __all__ = [
     "EpochEnded",
     "Event",
     "EventFile",
+    "LayersMeasured",
     "Progress",
     "RunEnded",
     "RunStarted",
@@ -201,6 +202,22 @@ class EpochAdvanced(Event):
     rows_per_s: float
     sync_share: float
     seconds_left: float
+
+
+@dataclass(frozen=True)
+class LayersMeasured(Event):
+    """How the layers of one replica learn, at one step of a training; told every some hundred steps.
+
+    A layer has a ``name``; an ``update_ratio`` (the length of the step's change beside that of the weights), a
+    ``gradient_norm``, the share of its units that are ``dead`` (the same for the whole batch) and the ``spread`` (the
+    standard deviation) of its outputs; the last two are None where they cannot be told. `step` counts over all epochs;
+    `phase` is ``"selection"`` or ``"refit"``.
+    """
+
+    phase: str
+    epoch: int
+    step: int
+    layers: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

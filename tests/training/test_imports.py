@@ -29,7 +29,7 @@ class Cluster:
     def range(self, *_: int) -> "Cluster":
         return self
 
-    def mapInArrow(self, function, schema: str) -> "Cluster":  # noqa: N802, ARG002
+    def mapInArrow(self, function, schema: str) -> "Cluster":  # noqa: N802
         self.function = function
         return self
 

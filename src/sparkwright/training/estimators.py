@@ -81,6 +81,7 @@ _SHARED = {
     "compressionShare": "compression_share",
     "patience": "patience",
     "validateEvery": "validate_every",
+    "healthEvery": "health_every",
     "monitor": "monitor",
     "refit": "refit",
     "validationFraction": "validation_fraction",
@@ -189,6 +190,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     )
     patience = _param("patience", "epochs without a better monitor before stopping; None: all", _whole_or_none)
     validateEvery = _param("validateEvery", "epochs between two validations", TypeConverters.toInt)
+    healthEvery = _param("healthEvery", "steps between two looks at how layers learn; None never", _whole_or_none)
     monitor = _param("monitor", "metric that chooses the best epoch", TypeConverters.toString)
     refit = _param("refit", "train again on train and validation rows", TypeConverters.toBoolean)
     validationFraction = _param("validationFraction", "share of training rows that validate", TypeConverters.toFloat)

@@ -101,6 +101,7 @@ RANGES: tuple[tuple[str, str, _Check], ...] = (
     ("validation_fraction", "at least 0 and below 1", lambda v: 0 <= v < 1),
     ("patience", "None or a whole number of at least 1", lambda v: v >= 1),
     ("validate_every", "a whole number of at least 1", lambda v: v >= 1),
+    ("health_every", "None or a whole number of at least 1", lambda v: v >= 1),
     ("time_limit_s", "None or above 0", lambda v: v > 0),
     ("seed", "a whole number from 0 to 2**63-1", lambda v: 0 <= v < 2**63),
     ("threads", "a whole number of at least 1", lambda v: v >= 1),
@@ -115,6 +116,7 @@ INSTEAD = {
     "clip_norm": None,
     "clip_value": None,
     "patience": None,
+    "health_every": None,
     "sync_every": "auto",
     "time_limit_s": None,
 }
