@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,3 +108,45 @@ def test_what_is_left_open_follows_task_and_optimiser(
 
 def test_one_hidden_width_may_stand_alone() -> None:
     assert TrainingConfig(hidden=256).hidden == (256,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "cross_entropi"}, r"`loss` must be one of None, cross_entropy, .* Did you mean `cross_entropy`\?"),
+        ({"task": "regression", "loss": "focal"}, "`loss` must be one of None, squared_error"),
+        ({"loss": "my losses:f"}, "`loss` of your own must be named 'package.module:function', not 'my losses:f'"),
+        ({"focal_gamma": 0}, "`focal_gamma` must be above 0"),
+        ({"task": "regression", "quantiles": (0.5, 1.0)}, "`quantiles` must be above 0 and below 1, not 1.0"),
+        ({"task": "regression", "quantiles": ()}, r"`quantiles` must be a list of numbers, such as \[0.1, 0.5, 0.9\]"),
+        ({"task": "regression", "threshold_metric": "f1"}, "`threshold_metric` needs classes"),
+        ({"task": "multilabel", "label_smoothing": 0.1}, "`label_smoothing` spreads a target over classes"),
+        ({"task": "multilabel", "sampling": "balanced"}, "`sampling` 'balanced' needs one class a row"),
+        ({"sampling": "balanced", "class_weights": "balanced"}, "`sampling` and `class_weights` are both 'balanced'"),
+        ({"sampling": "balance"}, r"`sampling` must be one of shuffled, balanced, .* Did you mean `balanced`\?"),
+    ],
+)
+def test_settings_of_losses_and_imbalance_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "objective", "link"),
+    [
+        ({}, "cross_entropy", "softmax"),
+        ({"loss": "ordinal"}, "ordinal", "sequential"),
+        ({"loss": "binary_cross_entropy"}, "binary_cross_entropy", "sigmoid"),
+        ({"task": "multilabel"}, "binary_cross_entropy", "sigmoid"),
+        ({"task": "regression"}, "squared_error", "identity"),
+        ({"task": "regression", "loss": "poisson"}, "poisson", "exp"),
+        ({"task": "regression", "loss": "mine.losses:pinch"}, "mine.losses:pinch", "identity"),
+    ],
+)
+def test_the_task_and_its_loss_say_what_outputs_mean(settings: dict[str, Any], objective: str, link: str) -> None:
+    config = TrainingConfig(**settings)
+    assert (config.objective, config.link) == (objective, link)
+
+
+def test_one_quantile_may_stand_alone() -> None:
+    assert TrainingConfig(task="regression", quantiles=0.9).quantiles == (0.9,)  # type: ignore[arg-type]
