@@ -7,6 +7,7 @@ from torch import nn
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.rows.kept import Kept
 from sparkwright.training.strategies._base import Interval
 from sparkwright.training.strategies.averaging import Averaging
 from sparkwright.training.tasks import Classification
@@ -18,7 +19,10 @@ def trajectory(optimizer: str, sync_every: int, replicas: int) -> torch.Tensor:
     config = TrainingConfig(optimizer=optimizer, replicas=replicas, batch_size=8, seed=1)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(64, 5, generator=generator), torch.randint(3, (64,), generator=generator)
-    shard, task = Shard(x, y, torch.ones(64), np.arange(64), np.arange(64)), Classification(np.ones(3, np.float32), 0)
+    shard, task = (
+        Shard(Kept(x.numpy()), y, torch.ones(64), np.arange(64), np.arange(64)),
+        Classification(np.ones(3, np.float32), 0),
+    )
     torch.manual_seed(0)
     module = nn.Linear(5, 3)
     state = module.state_dict()

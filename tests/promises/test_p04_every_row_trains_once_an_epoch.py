@@ -22,7 +22,7 @@ def test_every_row_trains_once_in_every_epoch(monkeypatch, rows, batch_size, rep
 
     def watched(self, number, step):
         batch = self._batches[number]
-        seen.update((float(row), epochs[self.index]) for row in self.shard.x_NF[batch, 0])
+        seen.update((float(row), epochs[self.index]) for row in self.shard.x.values[batch.numpy(), 0])
         assert len(batch) <= batch_size
         backward(self, number, step)
 

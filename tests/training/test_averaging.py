@@ -7,6 +7,7 @@ from torch import nn
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica, Shard, batch_sizes
+from sparkwright.training.rows.kept import Kept
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.strategies.averaging import Averaging
 from sparkwright.training.tasks import Classification
@@ -20,7 +21,11 @@ def make_replicas(sizes: list[int], **settings: object) -> list[Replica]:
     replicas = []
     for index, size in enumerate(sizes):
         shard = Shard(
-            torch.randn(size, 4), torch.randint(3, (size,)), torch.ones(size), np.arange(size), np.arange(size)
+            Kept(torch.randn(size, 4).numpy()),
+            torch.randint(3, (size,)),
+            torch.ones(size),
+            np.arange(size),
+            np.arange(size),
         )
         replicas.append(Replica(index, copy.deepcopy(module), shard, task, config))
     return replicas

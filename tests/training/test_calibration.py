@@ -7,6 +7,7 @@ from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Shard
+from sparkwright.training.rows.kept import Kept
 from sparkwright.training.transports.in_process import InProcess
 
 CONFIG = TrainingConfig(epochs=5, replicas=2, batch_size=16)
@@ -15,7 +16,7 @@ CONFIG = TrainingConfig(epochs=5, replicas=2, batch_size=16)
 def shard(logits: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Shard:
     w = np.ones(len(y), np.float32) if weight is None else weight.astype(np.float32)
     x, order = torch.from_numpy(logits.astype(np.float32)), np.arange(len(y))
-    return Shard(x, torch.from_numpy(y), torch.from_numpy(w), order, order)
+    return Shard(Kept(x.numpy()), torch.from_numpy(y), torch.from_numpy(w), order, order)
 
 
 def drawn(rows: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:

@@ -210,20 +210,20 @@ def test_rows_are_the_same_in_memory_and_mapped_and_in_any_order(tmp_path: Path)
     kept, store = stored([encode(batch)], 1 << 30, tmp_path)
     shuffled = batch.take(pa.array(rng.permutation(n)))
     mapped, other = stored([encode(shuffled.slice(i * 50, 50)) for i in range(10)], 1000, tmp_path)
-    assert mapped[0].file is not None
-    assert kept[0].file is None
+    assert not mapped[0].x.in_memory
+    assert kept[0].x.in_memory
     assert list(tmp_path.iterdir()) == []  # the files have no name
-    assert sum(len(rows.x_NF) for rows in kept.values()) == n
+    assert sum(len(rows.x) for rows in kept.values()) == n
     assert store.census == other.census
     for replica in range(4):
         for sides in ([0], [1], [0, 1]):
             a, b = kept[replica].order(sides), mapped[replica].order(sides)
-            np.testing.assert_array_equal(kept[replica].x_NF[a], mapped[replica].x_NF[b])
+            np.testing.assert_array_equal(kept[replica].x.take(a), mapped[replica].x.take(b))
             assert kept[replica].label.take(pa.array(a)).equals(mapped[replica].label.take(pa.array(b)))
             np.testing.assert_array_equal(kept[replica].weight[a], mapped[replica].weight[b])
 
 
 def test_a_replica_without_rows_has_empty_rows(tmp_path: Path) -> None:
     rows, _ = stored([encode(table(), replicas=1)], 1 << 20, tmp_path)
-    assert rows[3].x_NF.shape == (0, 2)
+    assert rows[3].x.values.shape == (0, 2)
     assert rows[3].order([0, 1]).tolist() == []

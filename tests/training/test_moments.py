@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow as pa
 
+from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.moments import measure_moments
 from sparkwright.training.rows.store import Rows
 from sparkwright.training.transports.in_process import InProcess
@@ -9,7 +10,7 @@ from sparkwright.training.transports.in_process import InProcess
 def make_rows(x: np.ndarray, target: np.ndarray, seed: int) -> Rows:
     n = len(x)
     key = np.random.default_rng(seed).integers(-(2**62), 2**62, n)
-    return Rows(x, pa.nulls(n, pa.string()), target, np.ones(n, np.float32), key, np.zeros(n, np.int8))
+    return Rows(Kept(x), pa.nulls(n, pa.string()), target, np.ones(n, np.float32), key, np.zeros(n, np.int8))
 
 
 def test_moments_are_those_of_all_replicas_rows() -> None:
@@ -33,7 +34,7 @@ def test_moments_do_not_depend_on_the_order_of_arrival() -> None:
     x, target = rng.normal(size=(1000, 3)).astype(np.float32), rng.normal(size=1000)
     rows = make_rows(x, target, 0)
     order = rng.permutation(1000)
-    shuffled = Rows(x[order], rows.label, target[order], rows.weight, rows.key[order], rows.side)
+    shuffled = Rows(Kept(x[order]), rows.label, target[order], rows.weight, rows.key[order], rows.side)
     weights = {0: rows.weight}
     a = measure_moments({0: rows}, [0], weights, InProcess(1))
     b = measure_moments({0: shuffled}, [0], weights, InProcess(1))

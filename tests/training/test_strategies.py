@@ -18,6 +18,7 @@ from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
 from sparkwright.training.replica import Shard
+from sparkwright.training.rows.kept import Kept
 from sparkwright.training.settings import COMPRESSIONS
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.sync_interval import choose_sync_interval
@@ -95,7 +96,7 @@ def make_shards(sizes: tuple[int, ...] = SIZES) -> dict[int, Shard]:
         y = torch.randint(3, (size,), generator=generator)
         x = torch.randn(size, 5, generator=generator) + y[:, None] * torch.tensor([1.0, -1, 0, 2, 0])
         weight = torch.rand(size, generator=generator) + 0.5
-        shards[index] = Shard(x, y, weight, np.arange(size), np.arange(size) + 100 * index)
+        shards[index] = Shard(Kept(x.numpy()), y, weight, np.arange(size), np.arange(size) + 100 * index)
     return shards
 
 
@@ -225,7 +226,7 @@ def test_all_reduce_is_one_replica_that_takes_all_batches_at_once() -> None:
     sizes = (8, 8, 8)
     shards = make_shards(sizes)
     together = Shard(
-        torch.cat([shard.x_NF for shard in shards.values()]),
+        Kept(np.concatenate([shard.x.values for shard in shards.values()])),
         torch.cat([shard.y_N for shard in shards.values()]),
         torch.cat([shard.w_N for shard in shards.values()]),
         np.arange(24),

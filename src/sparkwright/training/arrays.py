@@ -21,12 +21,13 @@ from sparkwright.runs import CHECKPOINTS
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import train_head
-from sparkwright.training.initial import Initial, allowed_classes
+from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, check_columns, label_kind
 from sparkwright.training.rows.encoding import Encoding
 from sparkwright.training.rows.population import Invalid, examine
 from sparkwright.training.rows.store import Store
+from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports.in_process import InProcess
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def fit_table(
     classes: Sequence[str] | None = None,
     invalid: Invalid = "error",
     initial: Model | None = None,
+    subject: Subject | None = None,
     run: str | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     emit: Emit = ignore,
@@ -66,6 +68,7 @@ def fit_table(
         classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
+        subject: What is trained; None: a head on the features, from `initial` on if that is given.
         run: A run's folder (path or URI) for checkpoints, from which the next call goes on if this process dies; None
             keeps none.
         checkpoint_s: Seconds between two checkpoints.
@@ -87,16 +90,18 @@ def fit_table(
     started = time.perf_counter()
     config, columns = config or TrainingConfig(), Columns.of(features, label, weight, split)
     rows = to_arrow(table, columns.names)
-    check_columns(columns, rows.schema, column_names(table), config.task)
+    if subject is None:
+        subject = Head(None if initial is None else Initial.of(initial, config))
+    subject = subject.for_column(rows.schema, columns)
+    check_columns(columns, rows.schema, column_names(table), config.task, subject.reader.payload)
     if split is not None:
         rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
-    begin = None if initial is None else Initial.of(initial, config)
     if run is None:
-        return _fit([rows], config, columns, classes, invalid, emit, started, begin)
+        return _fit([rows], config, columns, classes, invalid, emit, started, subject)
     folder = storage.join(storage.to_uri(run), CHECKPOINTS)
     with locked(folder):
         kept = Checkpoints(folder, newest(folder), checkpoint_s)
-        result = _fit([rows], config, columns, classes, invalid, emit, started, begin, kept)
+        result = _fit([rows], config, columns, classes, invalid, emit, started, subject, kept)
         storage.remove(folder)
     return result
 
@@ -154,30 +159,32 @@ def _fit(
     invalid: Invalid,
     emit: Emit,
     started: float,
-    initial: Initial | None = None,
+    subject: Subject | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train on the rows of tables, all replicas in this process."""
     if invalid not in ("error", "skip"):
         raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
-    transport = InProcess(config.replicas)
-    encoding = Encoding(columns, config.task, config.seed, (0,) * config.replicas, config.validation_fraction)
-    store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()))
+    subject, transport = subject or Head(), InProcess(config.replicas)
+    reader, workers = subject.reader, (0,) * config.replicas
+    encoding = Encoding(columns, config.task, config.seed, workers, config.validation_fraction, reader.payload)
+    store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()), reader=reader)
     for table in tables:
         for batch in encoding(iter(table.to_batches(_AT_ONCE))):
             store.add(batch)
     kind = label_kind(tables[0].schema.field(columns.label).type)
-    allowed = allowed_classes(classes, initial)
+    allowed = allowed_classes(classes, subject)
     population = examine(store.census, config, columns, kind, allowed, invalid)
     if checkpoints is not None:
-        data = population.fingerprint() | ({} if initial is None else {"initial": initial.fingerprint()})
+        data = population.fingerprint() | subject.fingerprint()
         checkpoints.fingerprint = training_fingerprint(config, data)
     seconds = {"rows": time.perf_counter() - started}
     if store.census.problems:
         emit(Warned(f"{store.census.problems.total():,} rows could not be trained on and were left out."))
-    outcome = train_head(config, population, store.finish(population.width), transport, emit, checkpoints, initial)
+    outcome = train_head(config, population, store.finish(population.width), transport, emit, checkpoints, subject)
     return TrainingResult.build(
         config,
+        subject,
         kind,
         population.classes,
         outcome.weights,

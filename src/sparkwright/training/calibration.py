@@ -10,20 +10,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  its usual name
 
 from sparkwright.training.replica import Shard
+from sparkwright.training.rows.readers import forward
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["find_temperature"]
 
 _LARGEST = 20.0  # temperatures are looked for between its inverse and it
 _PARTS, _TIMES = 4, 10  # of the logarithm of that range, again and again: six digits with few messages
-_AT_ONCE = 1024  # rows in a forward pass; part of the result, as kernels may round by size
 _ROWS = 16_384  # of a replica; one number needs no more. Orders go by hashes, so the first are any
 
 
 @torch.no_grad()
-def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transport: Transport) -> float:
+def find_temperature(
+    module: nn.Module, validation: Mapping[int, Shard], transport: Transport, link: str = "softmax"
+) -> float:
     """Return the temperature of the least log-loss on validation rows; a collective call.
 
     The log-loss is convex in the inverse of the temperature, so its slope's change of sign is closed in on. A row's
@@ -34,13 +37,14 @@ def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transpo
         module: From features to logits, in inference mode; the same in every process.
         validation: The rows of each hosted replica.
         transport: Where the sums of replicas come together.
+        link: How outputs become probabilities: ``"softmax"`` or ``"sigmoid"``.
     """
     shards = [validation[replica] for replica in transport.hosted]
     measured: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def rows() -> list[tuple[Tensor, Tensor, Tensor]]:
         if not measured:
-            measured.extend(_measured(module, shard) for shard in shards)
+            measured.extend(_measured(module, shard, link) for shard in shards)
         return measured
 
     total = float(transport.sum_of(lambda: [w_B.sum() for _, _, w_B in rows()]))
@@ -59,15 +63,22 @@ def find_temperature(module: nn.Module, validation: Mapping[int, Shard], transpo
     return math.exp(sum(bounds) / 2)
 
 
-def _measured(module: nn.Module, shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits, classes and weights of a replica's rows, in float64."""
+def _measured(module: nn.Module, shard: Shard, link: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits, classes (or which labels there are) and weights of a replica's rows, in float64."""
     rows = torch.from_numpy(shard.order[:_ROWS])
-    logits_BC = torch.cat([module(shard.take(part)).double() for part in torch.split(rows, _AT_ONCE)])
-    return logits_BC, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows).double()
+    parts = torch.split(rows, shard.reader.rows_at_once)
+    logits_BC = torch.cat([forward(module, shard.batch(part)).double() for part in parts])
+    y_B = shard.y_N.index_select(0, rows)
+    if link == "sigmoid" and y_B.ndim == 1:  # one output: the log-odds of the second of two classes
+        logits_BC = F.pad(logits_BC, (1, 0))
+    return logits_BC, y_B, shard.w_N.index_select(0, rows).double()
 
 
 def _slope(logits_BC: Tensor, y_B: Tensor, w_B: Tensor, factor: float, spread: float) -> Tensor:
     """Return the slope of the summed log-loss in the factor of the logits: what is expected less what the label has."""
+    if y_B.ndim > 1:
+        excess_BK = logits_BC.mul(factor).sigmoid() - ((1 - spread) * y_B + spread / 2)
+        return (w_B * (excess_BK * logits_BC).sum(1)).sum()
     expected_B = (logits_BC.mul(factor).softmax(1) * logits_BC).sum(1)
     labelled_B = logits_BC.gather(1, y_B[:, None])[:, 0]
     target_B = (1 - spread) * labelled_B + spread * logits_BC.mean(1)

@@ -1,4 +1,4 @@
-"""Train a head on rows: select the best epoch on the validation rows, calibrate, then, if asked, train again on all.
+"""Train on rows: select the best epoch on the validation rows, calibrate, then, if asked, train again on all.
 
 It runs in every process of a training, with the rows of the replicas hosted there.
 """
@@ -16,26 +16,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparkwright.errors import InputError
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
-from sparkwright.networks.mlp import Standardise, mlp
-from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.training.allocation import freed_memory_kept
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.initial import Initial
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
 from sparkwright.training.replica import Shard
 from sparkwright.training.rows.encoding import TRAIN, VALIDATION
 from sparkwright.training.rows.moments import Moments, measure_moments
 from sparkwright.training.rows.population import Population
+from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Rows
+from sparkwright.training.schedule import as_it_was
 from sparkwright.training.strategies import make_strategy
+from sparkwright.training.subject import Head, Subject
 from sparkwright.training.sync_interval import choose_sync_interval
-from sparkwright.training.tasks import Task, make_factors, make_task
+from sparkwright.training.tasks import make_factors, make_task
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["Outcome", "build_head", "train_head"]
+__all__ = ["Outcome", "train_head"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Outcome:
     """What every process of a training ends with, the same in each.
 
     Attributes:
-        weights: The head's, by name.
+        weights: Of what was trained, by name.
         best_epoch: The epoch that the validation rows chose; the last one without them.
         history: One event for each epoch of the selection.
         temperature: What the logits were divided by; 1 without calibration.
@@ -86,12 +86,6 @@ class Selection:
         return Selection(notes["best_epoch"], history, notes["temperature"], notes["sync_every"])
 
 
-def build_head(config: TrainingConfig, width: int, outputs: int) -> TorchNetwork:
-    """Return the head before training: standardisation (mean 0, factor 1, if asked), hidden layers, output."""
-    neutral = {"mean": np.zeros(width), "scale": np.ones(width)} if config.standardise else {}
-    return mlp(width, outputs, config.hidden, config.activation, config.dropped, config.seed, **neutral)
-
-
 def train_head(
     config: TrainingConfig,
     population: Population,
@@ -99,7 +93,7 @@ def train_head(
     transport: Transport,
     emit: Emit = ignore,
     checkpoints: Checkpoints | None = None,
-    initial: Initial | None = None,
+    subject: Subject | None = None,
 ) -> Outcome:
     """Train the replicas hosted here; a collective call.
 
@@ -110,13 +104,13 @@ def train_head(
         transport: To the other processes.
         emit: What takes events; give one in rank 0's process only.
         checkpoints: Where the training is kept, and goes on from if it is there already.
-        initial: What the head begins with, selection and refit alike; None draws its weights.
+        subject: What is trained, from its first weights, selection and refit alike; None: a head.
 
     Raises:
         NotFiniteError: The loss is not finite.
-        InputError: `checkpoints` holds another training; `initial` is for rows of another width.
+        InputError: `checkpoints` holds another training; `subject` takes rows of another shape.
     """
-    started = time.perf_counter()
+    subject, started = subject or Head(), time.perf_counter()
     saved = checkpoints.load(transport.hosted) if checkpoints else None
     if checkpoints and checkpoints.warnings:
         emit(
@@ -126,14 +120,17 @@ def train_head(
             )
         )
     seconds: dict[str, float] = {}
-    with cpu_threads(config.threads):
+    with cpu_threads(config.threads), freed_memory_kept():
         if saved is None or saved.phase == "selection":
             validation = VALIDATION if population.validated else None
-            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, initial)
+            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, subject)
             saved = None
             temperature = 1.0
-            if config.calibrate and population.classes and population.validated:
-                temperature = find_temperature(fitted.module, _shards(rows, population, [VALIDATION]), transport)
+            output = subject.output(fitted.module)
+            if config.calibrate and population.classes and population.validated and output is not None:
+                temperature = find_temperature(
+                    fitted.module, _shards(rows, population, [VALIDATION], subject.reader), transport
+                )
             selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every)
             seconds["selection"] = time.perf_counter() - started
         else:
@@ -143,13 +140,16 @@ def train_head(
             emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
             progress = _RefitProgress(emit)
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-            again = config.replace(epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None)
+            again = as_it_was(config, selection.history).replace(
+                epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None
+            )
             sides, notes = [TRAIN, VALIDATION], selection.to_notes()
-            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, initial, notes)
+            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, subject, notes)
             seconds["refit"] = time.perf_counter() - started
             emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
-        if selection.temperature != 1:
-            _divide(fitted.module.get_submodule("output"), selection.temperature)
+        output = subject.output(fitted.module)
+        if selection.temperature != 1 and output is not None:
+            _divide(output, selection.temperature)
         weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
     return Outcome(weights, **vars(selection), seconds=seconds)
 
@@ -164,10 +164,10 @@ def _fit(
     emit: Emit,
     checkpoints: Checkpoints | None,
     saved: Snapshot | None,
-    initial: Initial | None,
+    subject: Subject,
     notes: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Train one head from the start, on the rows of some sides."""
+    """Train from the first weights on, on the rows of some sides."""
     names = ("train",) if len(sides) == 1 else ("train", "validation")
     counts, total = population.label_counts(names), sum(population.census.rows[name] for name in names)
     factors = make_factors(config, population.classes, counts, total)
@@ -179,16 +179,13 @@ def _fit(
     moments = (
         Moments.from_notes(saved.facts["notes"]["moments"])
         if saved is not None
-        else measure_moments(rows, sides, weights, transport, features=config.standardise)
+        else measure_moments(rows, sides, weights, transport, features=subject.standardises(config))
     )
     task = make_task(config, factors, moments)
-    module = build_head(config, population.width, task.outputs).to_module()
-    if initial is not None:
-        _begin(module, initial, population.width, task)
-    elif config.standardise:
-        _standardise(module, moments)
+    module = subject.module(config, population, task, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
-    train = _shards(rows, population, sides, moments.rows / moments.weight if moments.weight > 0 else 1.0)
+    scale = moments.rows / moments.weight if moments.weight > 0 else 1.0
+    train = _shards(rows, population, sides, subject.reader, scale)
     phase = "selection" if notes is None else "refit"
     if config.sync_every == "auto":
         run = checkpoints.uri.rpartition("/")[0] if checkpoints else None
@@ -200,23 +197,24 @@ def _fit(
         config = config.replace(sync_every=every)
     notes = {**(notes or {}), "moments": moments.to_notes(), "sync_every": config.sync_every}
     loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes)
-    fitted = loop.fit(module, train, None if validation is None else _shards(rows, population, [validation]), saved)
-    task.finish(cast(nn.Linear, fitted.module.get_submodule("output")))
+    validated = None if validation is None else _shards(rows, population, [validation], subject.reader)
+    fitted = loop.fit(module, train, validated, saved)
+    task.finish(cast(nn.Linear, subject.output(fitted.module)))
     return fitted
 
 
 def _shards(
-    rows: Mapping[int, Rows], population: Population, sides: Sequence[int], scale: float = 1.0
+    rows: Mapping[int, Rows], population: Population, sides: Sequence[int], reader: Reader, scale: float = 1.0
 ) -> dict[int, Shard]:
     """Return the rows of some sides, with their weights times `scale`, of each replica."""
     return {
         replica: Shard(
-            torch.from_numpy(own.x_NF),
+            own.x,
             _targets(own, population.classes),
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
             own.key,
-            own.file,
+            reader,
         )
         for replica, own in rows.items()
     }
@@ -235,21 +233,6 @@ def _divide(layer: nn.Module, temperature: float) -> None:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.div_(temperature)
-
-
-def _begin(module: nn.Module, initial: Initial, width: int, task: Task) -> None:
-    """Give the head the weights to begin with."""
-    if initial.width != width:
-        raise InputError(f"The rows have {width} features; the model to go on from takes {initial.width}.")
-    module.load_state_dict({name: torch.from_numpy(value) for name, value in initial.weights.items()})
-    task.begin(cast(nn.Linear, module.get_submodule("output")))
-
-
-def _standardise(module: nn.Module, moments: Moments) -> None:
-    layer = module.get_submodule("standardise")
-    if isinstance(layer, Standardise):
-        layer.mean.copy_(torch.from_numpy(moments.mean_F))
-        layer.scale.copy_(torch.from_numpy(moments.scale_F))
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,7 @@
 """Go on from a model: its head's weights are where a training begins."""
 
-import hashlib
 import json
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +11,10 @@ from safetensors.numpy import save
 from sparkwright.errors import InputError
 from sparkwright.models import Model
 from sparkwright.networks.torch_network import TorchNetwork
-from sparkwright.session import ship_file, shipped_path
+from sparkwright.session import shipped_path
 from sparkwright.training.config import TrainingConfig, label_text
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-__all__ = ["Initial", "allowed_classes"]
+__all__ = ["Initial"]
 
 
 @dataclass(frozen=True)
@@ -45,25 +37,15 @@ class Initial:
         first = "hidden1.weight" if "hidden1.weight" in self.weights else "output.weight"
         return int(self.weights[first].shape[1])
 
-    def ship(self, spark: "SparkSession") -> str:
-        """Send the weights to the executors; return the name that `shipped` finds them by."""
-        with tempfile.TemporaryDirectory(prefix="sparkwright-") as folder:
-            path = Path(folder) / "initial.safetensors"
-            path.write_bytes(self._to_bytes())
-            return ship_file(spark, path)
-
     @staticmethod
     def shipped(name: str) -> "Initial":
-        """Return the weights that `ship` sent. Runs on executors."""
+        """Return the weights that `Subject.ship` sent. Runs on executors."""
         with safe_open(shipped_path(name), "numpy") as file:
             classes = json.loads(file.metadata()["classes"])
             return Initial({key: file.get_tensor(key) for key in file.keys()}, tuple(classes))  # noqa: SIM118  no mapping
 
-    def fingerprint(self) -> str:
-        """Return what tells these weights from others."""
-        return hashlib.sha256(self._to_bytes()).hexdigest()[:16]
-
-    def _to_bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """Return the weights as `shipped` reads them."""
         content: bytes = save(self.weights, {"classes": json.dumps(self.classes)})
         return content
 
@@ -94,19 +76,3 @@ class Initial:
         if problems:
             raise InputError.listing("The training cannot go on from this model", problems)
         return Initial(head.weights(), tuple(map(label_text, model.classes)))
-
-
-def allowed_classes(classes: Sequence[Any] | None, initial: Initial | None) -> tuple[str, ...] | None:
-    """Return the classes that labels may name: those given, else those of the weights to begin with; None for any.
-
-    Raises:
-        InputError: Others are given than the weights are for.
-    """
-    given = None if classes is None else tuple(map(label_text, classes))
-    if initial is None or not initial.classes:
-        return given
-    if given not in (None, initial.classes):
-        raise InputError(
-            f"`classes` must be those of the model to go on from, in its order: {', '.join(initial.classes)}."
-        )
-    return initial.classes

@@ -22,17 +22,16 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.events import Emit, EpochEnded, Warned, ignore
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.health import Health
 from sparkwright.training.pace import Pace
 from sparkwright.training.replica import Replica, Shard, batch_sizes
 from sparkwright.training.rewind import HALVINGS, copied, packed, unpacked
-from sparkwright.training.schedule import rate_at
+from sparkwright.training.schedule import plateau_drops, rate_at
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.tasks import Task
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["BestEpoch", "Fitted", "Loop", "cpu_threads"]
-
-_MEASURED_AT_ONCE = 1024  # validation rows in a forward pass; part of the result, as kernels may round by size
 
 _DIVERGED = 1000.0  # where a halved rate would come too late for the next epoch
 
@@ -143,8 +142,12 @@ class Loop:
             Replica(index, copy.deepcopy(module), train[index], self.task, self.config)
             for index in self.transport.hosted
         ]
+        if 0 in self.transport.hosted and self.config.health_every:  # others would tell the same
+            replicas[0].health = Health(
+                replicas[0].module, self.config.health_every, self.config.rate, self.phase, self.emit
+            )
         counts = self._counts(replicas, saved)
-        steps = math.ceil(counts.max() / self.config.batch_size)
+        steps = math.ceil(counts.max() / (self.config.batch_size * self.config.accumulate))
         best = BestEpoch(self.config.direction, self.config.patience)
         kept, history = replicas[0].flat.weights_N.clone(), list[EpochEnded]()
         if saved is not None:
@@ -164,15 +167,16 @@ class Loop:
             state.saved = None
             if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
                 ended = replace(ended, best=True)
-                kept.copy_(replicas[0].flat.weights_N)
+                kept.copy_(replicas[0].average.result(replicas[0].flat))
             history.append(ended)
             self.emit(ended)
+            if replicas[0].health is not None:
+                replicas[0].health.epoch_ended(epoch, history[0].train_loss, ended.train_loss)
             # Only a look at the validation rows can tell that patience was in vain.
             if final or (validation is not None and looks and best.exhausted(epoch)):
                 break
-        if best.epoch:
-            replicas[0].flat.weights_N.copy_(kept)
-        return Fitted(replicas[0].module.eval(), best.epoch or len(history), history, self.strategy.every)
+        replicas[0].flat.weights_N.copy_(kept if best.epoch else replicas[0].average.result(replicas[0].flat))
+        return Fitted(replicas[0].module.cpu().eval(), best.epoch or len(history), history, self.strategy.every)
 
     @property
     def _most(self) -> float:
@@ -225,11 +229,12 @@ class Loop:
             if saved is not None:
                 self._restore(replica, saved.replicas[replica.index])
         rows_RB = np.stack([batch_sizes(int(count), steps) for count in counts])
+        drops = plateau_drops(self.config, state.history)
         for numbers in self.strategy.intervals(steps, saved.number if saved else 0):
             interval = Interval(
                 numbers,
                 (epoch - 1) * steps + numbers.start + 1,
-                [state.slowed * rate_at(self.config, epoch - 1 + number / steps) for number in numbers],
+                [state.slowed * rate_at(self.config, epoch - 1 + number / steps, steps, drops) for number in numbers],
                 rows_RB[:, numbers.start : numbers.stop].sum(1),
                 last=numbers.stop == steps,
             )
@@ -241,6 +246,8 @@ class Loop:
             state.pace.advanced(epoch, numbers, replicas)
             if self.checkpoints is not None and self.checkpoints.due(self.transport):
                 self.checkpoints.save(self._snapshot(state, epoch, numbers.stop, cost), self.transport)
+        for replica in replicas:
+            replica.average.after_epoch(replica.flat, epoch)
         losses, trained, validated, sent_bytes = self._measured(replicas, validation, cost)
         loss = float(losses.sum() / counts.sum())
         if not (loss <= self._most and bool(torch.isfinite(replicas[0].flat.weights_N).all())):
@@ -257,7 +264,7 @@ class Loop:
             replica_losses=(losses / np.maximum(counts, 1)).tolist(),
             training={name: value for name, value in trained.items() if name != "loss"},
             validation=validated,
-            learning_rate=state.slowed * rate_at(self.config, epoch - 1),
+            learning_rate=state.slowed * rate_at(self.config, epoch - 1, steps, drops),
             rows=int(counts.sum()),
             seconds=seconds,
             sync_share=syncing / seconds,
@@ -303,7 +310,8 @@ class Loop:
                 own = {replica.index: replica.loss_sum}
                 own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
                 if validation is not None:
-                    measured = _measure(replica.module, validation[replica.index], self.task, self.transport)
+                    with replica.average.in_place(replica.flat):
+                        measured = _measure(replica, validation[replica.index], self.task, self.transport)
                     own |= {count + width + place: float(value) for place, value in enumerate(measured)}
                 found.append(own)
             found[0] |= {count + 2 * width + place: value for place, value in enumerate(cost.spent()[2:])}
@@ -377,12 +385,12 @@ class _Cost:
 
 
 @torch.no_grad()
-def _measure(module: nn.Module, shard: Shard, task: Task, transport: Transport) -> Tensor:
+def _measure(replica: Replica, shard: Shard, task: Task, transport: Transport) -> Tensor:
     """Return the task's sums over a shard."""
-    module.eval()
+    replica.module.eval()
     sums = torch.zeros(task.sums, dtype=torch.float64)
-    for rows in torch.split(torch.from_numpy(shard.order), _MEASURED_AT_ONCE):
+    for rows in torch.split(torch.from_numpy(shard.order), shard.reader.rows_at_once):
         transport.beat()
-        output = module(shard.take(rows))
+        output = replica.passes.exactly(shard.batch(rows))
         sums += task.measure(output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
     return sums

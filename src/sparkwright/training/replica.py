@@ -1,8 +1,9 @@
 """A replica: one copy of the weights that trains on its own shard."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +14,21 @@ from torch import Tensor, nn
 from sparkwright.errors import NotFiniteError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
-from sparkwright.training.optimizers import make_optimizer
-from sparkwright.training.rows.store import FeatureFile
+from sparkwright.training.health import Health
+from sparkwright.training.layer_rates import rate_factors
+from sparkwright.training.optimizers import clip, make_optimizer
+from sparkwright.training.passes import Passes
+from sparkwright.training.rows.ahead import Ahead
+from sparkwright.training.rows.kept import Kept
+from sparkwright.training.rows.readers import NUMBERS, Draw, Inputs, Reader
 from sparkwright.training.tasks import Task
+from sparkwright.training.weight_average import WeightAverage
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
 
 _MEASURED_AT_ONCE = 1024  # rows, about
 _KEYS_TOLD = 32  # of a batch, in an error
+_UNWATCHED = contextlib.nullcontext()
 _WAITING = ("outputs", "targets", "weights")
 
 
@@ -29,26 +37,25 @@ class Shard:
     """A replica's rows of the sides that it trains on, or is validated on.
 
     Attributes:
-        x_NF: All rows of the replica, float32, in the order of arrival; may be memory-mapped.
+        x: What is kept of all rows of the replica, in the order of arrival.
         y_N: Targets, as the task defines them.
         w_N: Weights of rows, float32.
         order: Indices of this shard's rows, sorted by the hash of their content: the order that results depend on.
-        key_N: That hash of each row, int64, for messages.
-        file: The file that `x_NF` lies in; None in memory.
+        key_N: That hash of each row, int64.
+        reader: Makes the network's inputs of rows.
     """
 
-    x_NF: Tensor
+    x: Kept
     y_N: Tensor
     w_N: Tensor
     order: NDArray[np.int64]
     key_N: NDArray[np.int64]
-    file: FeatureFile | None = None
+    reader: Reader = NUMBERS
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Return the features of some rows."""
-        if self.file is None:
-            return self.x_NF.index_select(0, rows)
-        return torch.from_numpy(self.file.take(rows.numpy()))
+    def batch(self, rows: Tensor, draw: Draw | None = None) -> Inputs:
+        """Return what the network takes of some rows: in training with the draws of a step, else as in scoring."""
+        index = rows.numpy()
+        return self.reader.batch(self.x.take(index), self.key_N[index], draw)
 
 
 def batch_sizes(rows: int, steps: int) -> NDArray[np.int64]:
@@ -74,8 +81,11 @@ class Replica:
 
     Attributes:
         flat: Weights and optimiser's state.
+        passes: How the module computes.
+        average: What keeps a mean of the weights.
         step: The one it is in or took last, counted over all epochs from 1; 0 before the first. A worker's pulse.
         differs: Whether its state differs from the other replicas' after a sync too.
+        health: What looks at its layers; None: nothing does.
         loss_sum: Sum of the losses of this epoch's rows, each as it was when the row was trained on.
         sums: The task's sums over this epoch's rows, likewise; whole after `end_epoch`.
     """
@@ -86,6 +96,7 @@ class Replica:
         self.shard = shard
         self.step = 0
         self.differs = False
+        self.health: Health | None = None
         self.loss_sum = 0.0
         self.sums = torch.zeros(task.sums, dtype=torch.float64)
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # outputs, targets, weights: not yet in `sums`
@@ -94,19 +105,39 @@ class Replica:
         self._rate = config.rate
         self._retried = config.on_not_finite == "retry"
         self._optimizer = make_optimizer(config)
-        self.flat = flatten(module, self._optimizer.slots)
+        self.average = WeightAverage(config)
+        self._limits = config.clip_norm, config.clip_value
+        self.passes = Passes(module, config, index)
+        self.flat = flatten(module, self._optimizer.slots + self.average.slots, rate_factors(module, config))
+        self.average.start(self.flat)
         self._draws = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.modules())
         self._batches: list[Tensor] = []
+        self._epoch = 0
+        self._ahead = config.threads if shard.reader.ahead else 0
+        self._inputs: Callable[[int], Inputs] = self._making(1, 0)
 
     def start_epoch(self, epoch: int, steps: int) -> None:
         """Deal the shard's rows over the steps of an epoch, evenly and in an order of the epoch's own."""
+        self._epoch = epoch
         rng = np.random.default_rng(derived_seed("order", self._seed, epoch, self.index))
         order = torch.from_numpy(self.shard.order[rng.permutation(len(self.shard.order))])
         self._batches = list(torch.split(order, batch_sizes(len(order), steps).tolist()))
+        self._inputs = self._making(epoch, steps)
         self.loss_sum = 0.0
         self.sums.zero_()
         self._waiting.clear()
         self.module.train()
+
+    def _making(self, epoch: int, steps: int) -> Callable[[int], Inputs]:
+        """Return what gives the inputs of a batch of the epoch, made ahead where that takes long."""
+        shard, batches, seed, index = self.shard, self._batches, self._seed, self.index  # a thread holds no replica
+
+        def make(number: int) -> Inputs:
+            if not len(batches[number]):
+                return torch.empty(0)
+            return shard.batch(batches[number], Draw(seed, epoch, index, (epoch - 1) * steps + number + 1))
+
+        return Ahead(make, steps, self._ahead).take if self._ahead else make
 
     def train(self, numbers: range, first_step: int, rates: Sequence[float]) -> None:
         """Take the steps `numbers` of the epoch; `first_step` is the first one's number over all epochs, from 1."""
@@ -127,25 +158,37 @@ class Replica:
         if not len(batch):
             return
         if self._draws:
-            # Of the CPU alone: `torch.manual_seed` would look for other devices at each step.
-            torch.default_generator.manual_seed(derived_seed("dropout", self._seed, self.index, step))
-        shard = self.shard
-        output = self.module(shard.take(batch))
-        y_B, w_B = shard.y_N.index_select(0, batch), shard.w_N.index_select(0, batch)
+            self.passes.seed(derived_seed("dropout", self._seed, self.index, step))
+        mixed = self.shard.reader.mixing(len(batch), Draw(self._seed, self._epoch, self.index, step))
+        share, others = (1.0, batch) if mixed is None else (mixed[0], batch[mixed[1]])
+        for part, own in self.passes.parts(self._inputs(number), len(batch)):
+            self._backward(own, batch[part], step, len(batch), share, others[part])
+
+    def _backward(self, inputs: Inputs, rows: Tensor, step: int, of: int, share: float, others: Tensor) -> None:
+        """Add the gradient of some rows of a batch of `of`; they are blended with `others`, if `share` is below 1."""
+        with _UNWATCHED if self.health is None else self.health.forward(step):
+            output = self.passes(inputs)
+        y_B, w_B = self.shard.y_N.index_select(0, rows), self.shard.w_N.index_select(0, rows)
         loss = self._task.loss(output, y_B, w_B)
+        if share < 1:
+            y, w = self.shard.y_N.index_select(0, others), self.shard.w_N.index_select(0, others)
+            loss = share * loss + (1 - share) * self._task.loss(output, y, w)
         value = loss.item()
         # With a retry all go on to the epoch's end, where the sums tell every process alike.
         if not math.isfinite(value) and not self._retried:
-            raise NotFiniteError(self._not_finite(value, batch, step))
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.loss_sum += value * len(batch)
+            raise NotFiniteError(self._not_finite(value, rows, step))
+        (loss if len(rows) == of else loss * (len(rows) / of)).backward()  # type: ignore[no-untyped-call]
+        self.loss_sum += value * len(rows)
         self._waiting.append((output.detach(), y_B, w_B))
-        if len(self._waiting) * len(batch) >= _MEASURED_AT_ONCE:
+        if len(self._waiting) * len(rows) >= _MEASURED_AT_ONCE:
             self._measure()
 
     def update(self, rate: float, step: int) -> None:
         """Let the optimiser take a step along the gradient."""
-        self._optimizer.update(self.flat, rate, step)
+        with _UNWATCHED if self.health is None else self.health.update(rate, step, self._epoch):
+            clip(self.flat.gradient_N, *self._limits)
+            self._optimizer.update(self.flat, rate, step)
+        self.average.after_step(self.flat, step)
 
     def carried(self) -> dict[str, Tensor]:
         """Return what is the replica's own after a sync and not known from the epoch: copies, by name."""

@@ -9,18 +9,19 @@ from numpy.typing import NDArray
 from sparkwright.events import EpochEnded
 from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.head import build_head
 from sparkwright.training.rows.columns import LabelKind
+from sparkwright.training.subject import Subject
 
 __all__ = ["TrainingResult"]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained head and how it came about.
+    """What was trained, and how it came about.
 
     Attributes:
-        head: From features, float32 of shape (rows, features), to logits, or to the target of a regression.
+        head: From features, float32 of shape (rows, features), to logits, or to the target of a regression. None for a
+            network that has its own output.
         classes: Labels in the order of the logits, numbers where the label column holds numbers; empty in a regression.
         history: One event for each epoch of the selection, in order.
         best_epoch: The epoch whose weights, or (refit) whose number was taken.
@@ -30,9 +31,10 @@ class TrainingResult:
         skipped: Rows that could not be trained on and were left out.
         seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
         config: How it was trained.
+        network: From rows to features, if it was trained too; None for a head alone.
     """
 
-    head: TorchNetwork = field(repr=False)
+    head: TorchNetwork | None = field(repr=False)
     classes: tuple[str | int | float, ...]
     history: list[EpochEnded] = field(repr=False)
     best_epoch: int
@@ -42,6 +44,7 @@ class TrainingResult:
     skipped: int
     seconds: dict[str, float]
     config: TrainingConfig
+    network: TorchNetwork | None = field(default=None, repr=False)
 
     @property
     def validation(self) -> dict[str, float]:
@@ -51,15 +54,14 @@ class TrainingResult:
     @staticmethod
     def build(
         config: TrainingConfig,
+        subject: Subject,
         kind: LabelKind,
         classes: tuple[str, ...],
         weights: dict[str, NDArray[np.float32]],
         **rest: Any,
     ) -> "TrainingResult":
-        """Put the trained weights into a head; `rest` are the other attributes."""
-        width = weights["hidden1.weight" if config.hidden else "output.weight"].shape[1]
-        head = build_head(config, width, weights["output.weight"].shape[0]).with_weights(weights)
-        if classes:
-            head = head.with_classes(classes)
+        """Put the trained weights into what was trained; `rest` are the other attributes."""
+        network, head = subject.trained(config, weights, classes)
         to = {"text": str, "int": int, "float": float}[kind]
-        return TrainingResult(head=head, classes=tuple(to(name) for name in classes), config=config, **rest)
+        labels = tuple(to(name) for name in classes)
+        return TrainingResult(head=head, classes=labels, config=config, network=network, **rest)

@@ -65,7 +65,7 @@ def measure_sync_cost(
 
     What a sync computes is told apart from a step by intervals of one step and of several.
     """
-    rows = _STEPS * config.batch_size
+    rows = _STEPS * config.batch_size * config.accumulate
     replicas = [
         Replica(index, copy.deepcopy(module), dataclasses.replace(shard, order=shard.order[:rows]), task, config)
         for index, shard in train.items()

@@ -23,11 +23,12 @@ from sparkwright.training.cluster.rounds import RoundsDriver
 from sparkwright.training.cluster.starting import Workers
 from sparkwright.training.cluster.worker import RESULT_DDL, TrainingJob
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.initial import Initial, allowed_classes
+from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rows.columns import Columns, LabelKind, arrow_schema, check_columns, label_kind
+from sparkwright.training.rows.columns import Columns, LabelKind, Payload, arrow_schema, check_columns, label_kind
 from sparkwright.training.rows.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.rows.population import Invalid
+from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports._base import hosting
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train(
     transport: Literal["gang", "rounds"] = "gang",
     invalid: Invalid = "error",
     initial: Model | None = None,
+    subject: Subject | None = None,
     memory_mib: int = MEMORY_MIB,
     stall_limit_s: float = STALL_LIMIT_S,
     run: str | None = None,
@@ -86,6 +88,7 @@ def train(
             spot machines and many steps between syncs; it needs a `run`. The weights are the same.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
+        subject: What is trained; None: a head on the features, from `initial` on if that is given.
         memory_mib: Features that a worker keeps in memory; more are read from Spark's local disk when they are
             wanted.
         stall_limit_s: How long a worker may be silent, or neither take a step nor wait for another, before the
@@ -112,7 +115,10 @@ def train(
         raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
     spark, columns = df.sparkSession, Columns.of(features, label, weight, split)
     types = arrow_schema(df.schema, columns)
-    check_columns(columns, types, df.columns, config.task)
+    if subject is None:
+        subject = Head(None if initial is None else Initial.of(initial, config))
+    subject = subject.for_column(types, columns)
+    check_columns(columns, types, df.columns, config.task, subject.reader.payload)
     kind = label_kind(types.field(label).type)
     _check_transport(transport, run)
     workers = _workers(spark, config, num_workers, transport)
@@ -123,7 +129,7 @@ def train(
     check_imports(spark, loss=config.loss)
     shipped = None if begin is None else begin.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
-    watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config)
+    watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config, subject.reader.payload)
     with (
         _checkpoints(spark, run, config) as checkpoints,
         Channel(watched, driver_hosts(spark)) as channel,
@@ -144,7 +150,7 @@ def train(
                 stall_limit_s=stall_limit_s,
                 checkpoints=checkpoints,
                 checkpoint_s=checkpoint_s,
-                initial=shipped,
+                subject=shipped,
             )
             if transport == "rounds":
                 return rounds.attempt(job)
@@ -154,7 +160,7 @@ def train(
         pieces = repeat(attempt, checkpoints, attempts, emit)
         if checkpoints is not None and not keep_checkpoints:
             storage.remove(checkpoints)
-    return _result(config, kind, pieces, time.perf_counter() - started, emit)
+    return _result(config, subject, kind, pieces, time.perf_counter() - started, emit)
 
 
 @contextlib.contextmanager
@@ -229,17 +235,17 @@ def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
     )
 
 
-def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, workers: int) -> "DataFrame":
+def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, payload: Payload, workers: int) -> "DataFrame":
     """Return the encoded rows, those of worker i in partition i."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     of_replica = tuple(rank for rank, hosted in enumerate(hosting(config.replicas, workers)) for _ in hosted)
-    encoding = Encoding(columns, config.task, config.seed, of_replica, config.validation_fraction)
+    encoding = Encoding(columns, config.task, config.seed, of_replica, config.validation_fraction, payload)
     return rows.mapInArrow(encoding, ENCODED_DDL).repartitionById(workers, F.col("worker"))
 
 
 def _result(
-    config: TrainingConfig, kind: LabelKind, pieces: Sequence[Any], total_s: float, emit: Emit
+    config: TrainingConfig, subject: Subject, kind: LabelKind, pieces: Sequence[Any], total_s: float, emit: Emit
 ) -> TrainingResult:
     """Return what came of a training, from the rows that rank 0 gave."""
     summary, weights = _read(pieces)
@@ -248,6 +254,7 @@ def _result(
         emit(Warned(f"{summary['skipped']:,} rows could not be trained on and were left out."))
     return TrainingResult.build(
         config,
+        subject,
         kind,
         tuple(summary["classes"]),
         weights,

@@ -13,6 +13,7 @@ from sparkwright.session import worker_errors
 from sparkwright.training.rows.encoding import ENCODED
 from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.rows.store import Census
+from sparkwright.training.subject import load_subject
 from sparkwright.training.transports._base import hosting
 
 if TYPE_CHECKING:
@@ -35,12 +36,15 @@ class Placement:
         replicas: How many there are in all.
         workers: Partitions of `rows`.
         channel: Where progress goes.
+        subject: What `Subject.ship` called what is trained: it reads the rows.
     """
 
-    def __init__(self, rows: "DataFrame", replicas: int, workers: int, channel: Address | None) -> None:
+    def __init__(
+        self, rows: "DataFrame", replicas: int, workers: int, channel: Address | None, subject: str | None = None
+    ) -> None:
         self.key = uuid.uuid4().hex
         self.workers = workers
-        self.df = rows.mapInArrow(_KeepRows(self.key, replicas, workers, channel), _KEPT_DDL).persist()
+        self.df = rows.mapInArrow(_KeepRows(self.key, replicas, workers, channel, subject), _KEPT_DDL).persist()
         self.census = Census()
         with worker_errors():
             for row in self.df.collect():
@@ -61,6 +65,7 @@ class _KeepRows:
     replicas: int
     workers: int
     channel: Address | None = field(repr=False)
+    subject: str | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import TaskContext
@@ -68,7 +73,8 @@ class _KeepRows:
         worker = TaskContext.get().partitionId()  # type: ignore[union-attr]
         hosted = hosting(self.replicas, self.workers)[worker]
         with Sender(self.channel) as sender:
-            store = RowFiles(self.key, worker).keep(_told(batches, worker, sender.emit), hosted)
+            files = RowFiles(self.key, worker, reader=load_subject(self.subject).reader)
+            store = files.keep(_told(batches, worker, sender.emit), hosted)
             problems = store.census.problems.total()
             sender.emit(Progress("rows", str(worker), store.census.rows.total() + problems, problems))
         yield pa.RecordBatch.from_pylist([{"worker": worker, "census": store.census.to_json()}], schema=_KEPT)

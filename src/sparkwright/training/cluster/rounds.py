@@ -19,9 +19,9 @@ from sparkwright.training.cluster.placement import Placement
 from sparkwright.training.cluster.worker import RESULT, RESULT_DDL, TrainingJob, outcome_pieces, report_failure
 from sparkwright.training.compression import make_codec
 from sparkwright.training.head import train_head
-from sparkwright.training.initial import Initial
 from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.rows.population import Population, examine
+from sparkwright.training.subject import load_subject
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.rounds import (
     Log,
@@ -82,7 +82,9 @@ class RoundsDriver:
         self.close()
         started = time.monotonic()
         self._emit(StageStarted("rows"))
-        self._placement = Placement(self._placed(job.workers), job.config.replicas, job.workers, job.channel)
+        self._placement = Placement(
+            self._placed(job.workers), job.config.replicas, job.workers, job.channel, job.subject
+        )
         census = self._placement.census
         self._emit(StageEnded("rows", time.monotonic() - started, census.rows.total(), census.problems.total()))
         return self._placement
@@ -155,7 +157,9 @@ class RoundJob:
 
     def _work(self, rank: int, hosts: tuple[range, ...]) -> Iterator[pa.RecordBatch]:
         job = self.job
-        rows = RowFiles(self.key, rank).load(hosts[rank], self.population.width, job.memory_bytes)
+        subject = load_subject(job.subject)
+        files = RowFiles(self.key, rank, reader=subject.reader)
+        rows = files.load(hosts[rank], self.population.width, job.memory_bytes)
         if rows is None:
             yield _row(_ROWS_GONE, rank, "")
             return
@@ -174,7 +178,7 @@ class RoundJob:
                     transport,
                     emit if rank == 0 else ignore,
                     RoundCheckpoints(transport, self.log),
-                    None if job.initial is None else Initial.shipped(job.initial),
+                    subject,
                 )
             except Suspended as suspended:
                 yield _row(_SUSPENDED, rank, json.dumps(suspended.part))

@@ -17,11 +17,11 @@ from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, Trai
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.head import Outcome, train_head
-from sparkwright.training.initial import Initial
 from sparkwright.training.rows.columns import Columns, LabelKind
 from sparkwright.training.rows.encoding import ENCODED
 from sparkwright.training.rows.population import Invalid, Population, examine
 from sparkwright.training.rows.store import Census, Store, local_folder
+from sparkwright.training.subject import load_subject
 from sparkwright.training.transports._base import hosting
 from sparkwright.training.transports.gang import Gang
 
@@ -32,6 +32,7 @@ RESULT_DDL = "part string, number int, content binary"
 
 RESULT = pa.schema([("part", pa.string()), ("number", pa.int32()), ("content", pa.binary())])
 _PIECE = 16 << 20  # bytes
+_READ_AT_ONCE = 1024  # rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrainingJob:
         stall_limit_s: How long a worker may be silent, or neither get on nor wait for another.
         checkpoints: Folder of the checkpoints; None keeps none.
         checkpoint_s: Seconds between two of them.
-        initial: What `Initial.ship` called the weights to begin with; None draws them.
+        subject: What `Subject.ship` called what is trained.
     """
 
     config: TrainingConfig
@@ -64,7 +65,7 @@ class TrainingJob:
     stall_limit_s: float
     checkpoints: str | None = None
     checkpoint_s: float = CHECKPOINT_S
-    initial: str | None = None
+    subject: str | None = None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take this worker's rows, train, and give the outcome if this is rank 0. Runs on executors."""
@@ -79,7 +80,9 @@ class TrainingJob:
                 _telling(sender.emit, rank),
                 Gang(context, hosts, self.stall_limit_s) as gang,
             ):
-                store = self._stored(_beating(batches, gang), hosts[rank], rank, sender.emit)
+                subject = load_subject(self.subject)
+                store = Store(hosts[rank], self.memory_bytes, local_folder(), subject.reader)
+                self._keep(_beating(batches, gang), store, rank, sender.emit)
                 population = self._population(gang, store)
                 if rank == 0:
                     ready = population.census
@@ -93,7 +96,7 @@ class TrainingJob:
                     gang,
                     sender.emit if rank == 0 else ignore,
                     self._kept(gang, population),
-                    None if self.initial is None else Initial.shipped(self.initial),
+                    subject,
                 )
                 gang.gather("")  # nobody leaves while another still needs its connection
         except SparkwrightError:
@@ -103,9 +106,8 @@ class TrainingJob:
         if rank == 0:
             yield from outcome_pieces(outcome, population)
 
-    def _stored(self, batches: Iterator[pa.RecordBatch], hosted: range, rank: int, emit: Emit) -> Store:
+    def _keep(self, batches: Iterator[pa.RecordBatch], store: Store, rank: int, emit: Emit) -> None:
         """Keep the rows that come."""
-        store = Store(hosted, self.memory_bytes, local_folder())
         done, told = 0, time.monotonic()
         for batch in batches:
             store.add(batch.cast(ENCODED))
@@ -114,7 +116,6 @@ class TrainingJob:
                 emit(Progress("rows", str(rank), done, store.census.problems.total()))
                 told = time.monotonic()
         emit(Progress("rows", str(rank), done, store.census.problems.total()))
-        return store
 
     def _population(self, gang: Gang, store: Store) -> Population:
         """Return what all workers' rows are together."""
@@ -132,7 +133,7 @@ class TrainingJob:
 
     def fingerprint(self, population: Population) -> dict[str, Any]:
         """Return what this training must have in common with those who go on with it."""
-        begin = {} if self.initial is None else {"initial": self.initial.partition("-")[0]}
+        begin = {} if self.subject is None else {"initial": self.subject.partition("-")[0]}
         return training_fingerprint(self.config, population.fingerprint() | begin)
 
 
@@ -152,10 +153,11 @@ def _telling(emit: Emit, rank: int) -> Iterator[None]:
 
 
 def _beating(batches: Iterator[pa.RecordBatch], gang: Gang) -> Iterator[pa.RecordBatch]:
-    """Give the rows on; their coming is a sign of life."""
+    """Give the rows on, so many that none takes long to read; their coming is a sign of life."""
     for batch in batches:
-        gang.beat()
-        yield batch
+        for start in range(0, batch.num_rows, _READ_AT_ONCE):
+            gang.beat()
+            yield batch.slice(start, _READ_AT_ONCE)
 
 
 def report_failure(error: Exception, rank: int, hosts: tuple[range, ...]) -> str:

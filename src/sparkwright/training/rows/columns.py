@@ -11,11 +11,24 @@ from sparkwright.errors import ColumnError, did_you_mean
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
-__all__ = ["SIDES", "Columns", "LabelKind", "arrow_schema", "check_columns", "column_problems", "label_kind"]
+__all__ = [
+    "SIDES",
+    "Columns",
+    "LabelKind",
+    "Payload",
+    "arrow_schema",
+    "check_columns",
+    "column_problems",
+    "is_text",
+    "label_kind",
+]
 
 SIDES = ("train", "validation", "test")
 
 LabelKind = Literal["text", "int", "float"]
+
+Payload = Literal["numbers", "bytes"]
+"""What a row moves to its worker: float32 numbers, or the bytes of a binary or a text column (UTF-8)."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +83,22 @@ def arrow_schema(schema: "StructType", columns: Columns) -> pa.Schema:
     )
 
 
-def check_columns(columns: Columns, schema: pa.Schema, names: Sequence[str], task: str) -> None:
+def check_columns(
+    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload = "numbers"
+) -> None:
     """Check that the columns are there, and of types that a training takes.
 
     Raises:
         ColumnError: All that is wrong, as in `column_problems`.
     """
-    problems = column_problems(columns, schema, names, task)
+    problems = column_problems(columns, schema, names, task, payload)
     if problems:
         raise ColumnError.listing("The table cannot be trained on", problems)
 
 
-def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], task: str) -> list[str]:
+def column_problems(
+    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload = "numbers"
+) -> list[str]:
     """Return what is wrong with a table's columns.
 
     Args:
@@ -89,6 +106,7 @@ def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], t
         schema: Types of those that are there.
         names: All columns of the table.
         task: ``"classification"`` or ``"regression"``.
+        payload: What the columns of features must hold.
     """
     problems = [
         f"Column `{name}` not found in {list(names)}.{did_you_mean(name, names)}{_several(columns, name)}"
@@ -103,7 +121,9 @@ def column_problems(columns: Columns, schema: pa.Schema, names: Sequence[str], t
         elif columns.features.count(name) > 1:
             problems.append(f"Column `{name}` is among the features more than once.")
     there = {field.name: field.type for field in schema}
-    return list(dict.fromkeys(problems + _type_problems(columns, there, task)))
+    if payload == "bytes" and len(columns.features) > 1:
+        problems.append(f"The network takes one column; {len(columns.features)} are named.")
+    return list(dict.fromkeys(problems + _type_problems(columns, there, task, payload)))
 
 
 def _several(columns: Columns, name: str) -> str:
@@ -114,12 +134,15 @@ def _role(name: str, columns: Columns) -> str:
     return "is the label: a model that sees the answer learns nothing else" if name == columns.label else "names sides"
 
 
-def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str) -> list[str]:
+def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, payload: Payload) -> list[str]:
     problems = [f"Column `{name}` holds nothing but nulls." for name, type_ in there.items() if pa.types.is_null(type_)]
     there = {name: type_ for name, type_ in there.items() if not pa.types.is_null(type_)}
     for name in columns.features:
         type_ = there.get(name)
-        if type_ is not None and not _holds_numbers(type_):
+        if type_ is not None and payload == "bytes":
+            if not (_is_binary(type_) or is_text(type_)):
+                problems.append(f"Column `{name}` must hold files' bytes, their paths, or text; it holds {type_}.")
+        elif type_ is not None and not _holds_numbers(type_):
             problems.append(
                 f"Column `{name}` must hold vectors, arrays of numbers, or numbers; it holds {type_}. {_way(type_)}"
             )
@@ -129,20 +152,20 @@ def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str) -
     if (
         label is not None
         and task == "classification"
-        and not (_is_number(label) or pa.types.is_boolean(label) or _is_text(label))
+        and not (_is_number(label) or pa.types.is_boolean(label) or is_text(label))
     ):
         problems.append(f"Column `{columns.label}` must hold text or whole numbers; it holds {label}.")
     weight, split = there.get(columns.weight or ""), there.get(columns.split or "")
     if weight is not None and not _is_number(weight):
         problems.append(f"Column `{columns.weight}` must hold numbers; it holds {weight}.")
-    if split is not None and not _is_text(split):
+    if split is not None and not is_text(split):
         problems.append(f"Column `{columns.split}` must hold one of {', '.join(SIDES)}; it holds {split}.")
     return problems
 
 
 def _way(type_: pa.DataType) -> str:
     """Say how such a column becomes numbers."""
-    if _is_text(type_):
+    if is_text(type_):
         return (
             "Text of numbers: read the file with a schema, or cast the column. Text of categories: make columns of it "
             "with pandas' get_dummies, or with Spark's StringIndexer and OneHotEncoder."
@@ -162,5 +185,10 @@ def _is_number(type_: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
 
 
-def _is_text(type_: pa.DataType) -> bool:
+def _is_binary(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_))
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column holds text."""
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

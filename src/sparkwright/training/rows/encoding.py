@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.data.local import join_numbers, numbers_of
-from sparkwright.training.rows.columns import SIDES, Columns, label_kind
+from sparkwright.training.rows.columns import SIDES, Columns, Payload, label_kind
 
 __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
 
@@ -25,7 +25,8 @@ ENCODED_DDL = (
     "worker int, replica int, key bigint, side tinyint, features binary, label string, target double, "
     "weight float, problem string"
 )
-"""What `Encoding` gives: as Spark writes it. Features are float32 as bytes: Spark moves arrays number by number."""
+"""What `Encoding` gives, as Spark writes it. Features are a row's payload: numbers as float32, because Spark moves
+arrays number by number; or the bytes of a file or a text as they are."""
 
 ENCODED = pa.schema(
     [
@@ -56,6 +57,7 @@ class Encoding:
         seed: Other seeds place rows otherwise.
         workers: Worker of each replica.
         validation_fraction: Share of the training rows that validate instead; a row's hash chooses.
+        payload: What the columns of features hold.
     """
 
     columns: Columns
@@ -63,6 +65,7 @@ class Encoding:
     seed: int
     workers: tuple[int, ...]
     validation_fraction: float = 0.0
+    payload: Payload = "numbers"
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -75,8 +78,8 @@ class Encoding:
         side = self._sides(batch, problems)
         labels, targets = self._labels(batch, problems)
         weight = self._weights(batch, problems)
-        lengths, values = self._features(batch, problems)
-        replica, key = self._places(lengths, values, labels, targets, weight)
+        features = self._bytes(batch, problems) if self.payload == "bytes" else self._numbers(batch, problems)
+        replica, key = self._places(features, labels, targets, weight)
         if self.validation_fraction:
             # A row's replica is the rest of its key by their number; what decides here are the key's highest bits.
             low = key.view(np.uint64) < np.uint64(self.validation_fraction * 2**64)
@@ -84,10 +87,6 @@ class Encoding:
         problem = problems.array()
         good = pc.is_null(problem)
         replica[~good.to_numpy(zero_copy_only=False)] = 0
-        offsets = np.concatenate([[0], np.cumsum(lengths) * values.itemsize]).astype(np.int32)
-        features = pa.Array.from_buffers(
-            pa.binary(), batch.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(values)]
-        )
         return pa.record_batch(
             [
                 pa.array(np.array(self.workers, np.int32)[replica]),
@@ -142,30 +141,43 @@ class Encoding:
         weight[wrong] = 0
         return weight
 
-    def _features(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return how many features each row has, and all of them, those of several columns one after the other."""
+    def _bytes(self, batch: pa.RecordBatch, problems: "_Problems") -> pa.BinaryArray:
+        """Return the bytes of the column, without nulls."""
+        (name,) = self.columns.features
+        column = batch.column(name).cast(pa.binary())
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        column = pc.fill_null(column, b"") if null.any() else column
+        empty = pc.equal(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+        problems.add(np.flatnonzero(null), f"`{name}` is null")
+        problems.add(np.flatnonzero(empty & ~null), f"`{name}` is empty")
+        return column
+
+    def _numbers(self, batch: pa.RecordBatch, problems: "_Problems") -> pa.BinaryArray:
+        """Return each row's features, those of several columns one after the other, as float32."""
         parts = []
         for name in self.columns.features:
             column = batch.column(name)
             parts.append(numbers_of(column))
             _check_numbers(column, name, *parts[-1], problems)
-        return join_numbers(parts)
+        lengths, values = join_numbers(parts)
+        offsets = np.concatenate([[0], np.cumsum(lengths) * values.itemsize]).astype(np.int32)
+        return pa.Array.from_buffers(pa.binary(), batch.num_rows, [None, pa.py_buffer(offsets), pa.py_buffer(values)])
 
     def _places(
         self,
-        lengths: NDArray[np.int64],
-        values: NDArray[np.float32],
+        features: pa.BinaryArray,
         labels: pa.Array,
         targets: NDArray[np.float64],
         weight: NDArray[np.float32],
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return each row's replica and key, from the hash of its content and the seed."""
-        seed, ends = self.seed.to_bytes(8), np.cumsum(lengths) * 4
-        content = memoryview(values).cast("B")  # type: ignore[arg-type]
-        names = [None] * len(lengths) if labels.null_count == len(labels) else labels.to_pylist()
-        key = np.empty(len(lengths), np.int64)
-        start = 0
-        for row, (end, name) in enumerate(zip(ends.tolist(), names, strict=True)):
+        seed, (_, offsets, values) = self.seed.to_bytes(8), features.buffers()
+        bounds = np.frombuffer(offsets, np.int32)[features.offset :][: len(features) + 1].tolist()
+        content = memoryview(values or b"")
+        names = [None] * len(features) if labels.null_count == len(labels) else labels.to_pylist()
+        key = np.empty(len(features), np.int64)
+        start = bounds[0]
+        for row, (end, name) in enumerate(zip(bounds[1:], names, strict=True)):
             digest = blake2b(content[start:end], digest_size=8, key=seed)
             digest.update((name or "").encode() + targets[row].tobytes() + weight[row].tobytes())
             key[row] = int.from_bytes(digest.digest(), signed=True)

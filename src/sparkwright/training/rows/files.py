@@ -3,8 +3,8 @@
 ::
 
     rows-<key>-<worker>/            in Spark's local folder, which Spark clears when the application ends
-      features-0.f32 …              float32, in the order of arrival, to be mapped
-      rest-0.arrow …                all else of the rows: label, target, weight, key, side
+      features-0.bin …              what the reader keeps of them, in the order of arrival, to be mapped
+      rest-0.arrow …                all else of the rows: label, target, weight, key, side; lengths of ragged rows
       whole.json                    the number of features; the folder gets its name when all is written
 """
 
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from sparkwright.training.rows.store import FeatureFile, Rows, Store, features_file, local_folder
+from sparkwright.training.rows.kept import Kept
+from sparkwright.training.rows.readers import NUMBERS, Reader
+from sparkwright.training.rows.store import Rows, Store, features_file, kept_shape, local_folder
 
 __all__ = ["RowFiles"]
 
@@ -34,9 +35,11 @@ class RowFiles:
         key: Of the rows: whoever asks for the same key gets the same rows.
         worker: Whose they are.
         root: Folder of a local disk; by default Spark's.
+        reader: What reads the rows.
     """
 
-    def __init__(self, key: str, worker: int, root: Path | None = None) -> None:
+    def __init__(self, key: str, worker: int, root: Path | None = None, reader: Reader | None = None) -> None:
+        self._reader = reader or NUMBERS
         self.folder = (root or local_folder()) / f"rows-{key}-{worker}"
 
     def keep(self, batches: Iterable[pa.RecordBatch], hosted: range) -> Store:
@@ -44,7 +47,7 @@ class RowFiles:
         attempt = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex}")
         attempt.mkdir()
         try:
-            store = Store(hosted, 0, attempt, named=True)
+            store = Store(hosted, 0, attempt, self._reader, named=True)
             for batch in batches:
                 store.add(batch)
             width = int(next(iter(store.census.widths), 0))
@@ -62,8 +65,8 @@ class RowFiles:
 
         Args:
             hosted: The worker's replicas.
-            width: Number of features.
-            limit_bytes: Of the features no more stays in memory, about.
+            width: Of rows of numbers.
+            limit_bytes: Of what is kept no more stays in memory, about.
         """
         if not (self.folder / _SUMMARY).exists():
             return None
@@ -77,14 +80,16 @@ class RowFiles:
         with pa.memory_map(str(self.folder / f"rest-{replica}.arrow")) as file:
             rest = pa.ipc.open_file(file).read_all()
         numbers = {name: rest[name].to_numpy().copy() for name in _NUMBERS}
-        label = rest["label"].combine_chunks()
+        label, lengths, shape = rest["label"].combine_chunks(), None, kept_shape(self._reader, width)
+        if self._reader.item_shape is not None:
+            lengths = rest["length"].to_numpy().copy()
         path = features_file(self.folder, replica)
-        if not len(label):
-            none: NDArray[np.float32] = np.empty((0, width), np.float32)
-            return Rows(x_NF=none, label=label, **numbers)
+        if not len(label) or not path.stat().st_size:
+            none = Kept(np.empty((0, *shape), self._reader.dtype), lengths)
+            return Rows(x=none, label=label, **numbers)
         with path.open("r+b") as file:
-            features = FeatureFile(file, width, limit_bytes)
-        return Rows(x_NF=features.x_NF, label=label, file=features, **numbers)
+            x = Kept.of_file(file, self._reader.dtype, shape, lengths, limit_bytes)
+        return Rows(x=x, label=label, **numbers)
 
 
 _NUMBERS = ("target", "weight", "key", "side")
@@ -92,5 +97,7 @@ _NUMBERS = ("target", "weight", "key", "side")
 
 def _write_rest(path: Path, rows: Rows) -> None:
     table = pa.table({"label": rows.label, **{name: getattr(rows, name) for name in _NUMBERS}})
+    if rows.x.lengths is not None:
+        table = table.append_column("length", pa.array(rows.x.lengths))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)

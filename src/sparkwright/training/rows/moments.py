@@ -94,14 +94,14 @@ def _sum(
     features: bool,
 ) -> NDArray[np.float64]:
     """Return rows, weight, and the sums of `term` of features and target, over one replica's rows."""
-    width = rows.x_NF.shape[1] if features else 0
+    width = rows.x.values.shape[1] if features else 0
     sums = np.zeros(3 + width)
     count = max(1, _BLOCK // len(sums))
     for start in range(0, len(order), count):
         block = order[start : start + count]
         values = np.empty((len(block), width + 1))
         if features:
-            values[:, :-1] = rows.take(block)
+            values[:, :-1] = rows.x.take(block)
         values[:, -1] = rows.target[block]
         sums[0] += len(block)
         sums[1] += weight[block].sum(dtype=np.float64)

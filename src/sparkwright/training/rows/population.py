@@ -20,7 +20,7 @@ class Population:
     """All rows of a training.
 
     Attributes:
-        width: Number of features.
+        width: Number of features; 0 where rows are not of numbers.
         classes: Labels, sorted (numbers by size); empty in a regression.
         census: The counts.
     """
@@ -103,8 +103,13 @@ def examine(
             f"`validationFraction` is {config.validation_fraction:g}, of {rows} training rows, and none fell to "
             "validation. Raise it, take another `seed`, or name the rows' sides in a column."
         )
+    if config.schedule == "plateau" and not census.rows["validation"]:
+        raise InputError(
+            "`schedule` 'plateau' looks at validation rows, and there are none: set `validationFraction`, name the "
+            "rows' sides in a column, or take another schedule."
+        )
     labels = _classes(census, config, columns, kind, classes) if config.task == "classification" else ()
-    return Population(int(next(iter(census.widths))), labels, census)
+    return Population(int(next(iter(census.widths), 0)), labels, census)
 
 
 def _classes(
