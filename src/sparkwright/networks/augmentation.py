@@ -188,7 +188,7 @@ class Augmentation:
         if rng.random() < self.flip_vertical:
             pixels = pixels[::-1]
         if self.quarter_turns:
-            pixels = np.rot90(pixels, rng.integers(4))
+            pixels = np.rot90(pixels, int(rng.integers(4)))
         image = Image.fromarray(np.ascontiguousarray(pixels))
         if self.crop is None and not self.rotate:
             return image
