@@ -15,7 +15,7 @@ from PIL import Image
 
 from sparkwright.evaluation.metrics import ClassificationState
 from sparkwright.evaluation.report import RunRecord, Thumbnail, draw_contact_sheet, make_thumbnail, write_report
-from sparkwright.events import EpochEnded, RunEnded, RunStarted, Stamped, SyncIntervalChosen
+from sparkwright.events import EpochEnded, LayersMeasured, RunEnded, RunStarted, Stamped, SyncIntervalChosen
 from sparkwright.networks.preprocessing import Preprocessing
 
 VOID = {"meta", "img"}
@@ -116,6 +116,25 @@ def test_what_replicas_sent_and_how_often_they_combined_is_told():
     assert "every 19 steps: a step was measured to take 1.0 ms, a sync 1.5 ms, and syncs were to take 5.0 %" in page
     assert "Sent Saved by compression" in page
     assert "3.0 MiB 9.0 MiB" in page
+
+
+def test_layers_have_a_table_and_a_line_each_and_steps_told_again_count_once():
+    def look(step, ratio):
+        layers = [
+            {"name": "conv1", "update_ratio": ratio, "gradient_norm": 0.5, "dead": 0.25, "spread": 1.5},
+            {"name": "<fc>", "update_ratio": ratio / 2, "gradient_norm": 0.25, "dead": None, "spread": None},
+        ]
+        return Stamped(LayersMeasured("selection", 1, step, layers), "", 0.0)
+
+    refit = Stamped(dataclasses.replace(look(300, 9.0).event, phase="refit"), "", 0.0)
+    page = write_report(RunRecord("t", events=[look(200, 9.0), look(400, 0.002), look(200, 0.004), refit]))
+    assert page.count('class="line replica"') == 2
+    assert page.count('class="line train"') == 1
+    shown = Page(page)
+    assert "Layers" in shown.headings
+    assert "One replica was looked at 2 times." in shown.text
+    assert "conv1 0.003 0.5 0.5 1.5 25.0 %" in shown.text
+    assert "<fc> 0.0015 0.25 0.25" in shown.text
 
 
 def test_confusion_is_a_table_for_few_classes_and_a_picture_for_many(pages):

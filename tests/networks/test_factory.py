@@ -34,6 +34,18 @@ class Gated(nn.Module):
         return self.output(torch.relu(self.norm(self.left(x))) * torch.sigmoid(self.right(x)) + self.steps)
 
 
+class Both(nn.Module):
+    # Several inputs by name, several outputs by name.
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.output = nn.Linear(2 * 4 + 3, 2)
+
+    def forward(self, image, numbers):
+        seen = torch.relu(self.conv(image)).flatten(1)
+        return {"logits": self.output(torch.cat([seen, numbers], 1)), "maps": seen}
+
+
 def stack(width):
     return nn.Sequential(OrderedDict(first=nn.Linear(width, 5), act=nn.ReLU(), output=nn.Linear(5, 2)))
 
@@ -115,6 +127,30 @@ def test_onnx_gives_what_the_module_gives() -> None:
     network = gated()
     session = ort.InferenceSession(network.to_onnx(), providers=["CPUExecutionProvider"])
     assert np.allclose(session.run(["output"], {"input": rows()})[0], network.forward(rows()), atol=1e-5)
+
+
+def test_several_inputs_are_one_vector_and_one_output_is_chosen() -> None:
+    shapes = {"image": (1, 4, 4), "numbers": (3,)}
+    network = from_factory("made_nets:Both", shapes, output="logits")
+    assert (network.input_shape, network.output_shape) == ((19,), (2,))
+    assert factory.inputs_of(network) == shapes
+    x = torch.from_numpy(rows(19))
+    module = network.module.get_submodule("module.inner")
+    with torch.no_grad():
+        expected = module(image=x[:, :16].reshape(4, 1, 4, 4), numbers=x[:, 16:])["logits"]
+    assert np.array_equal(network.forward(rows(19)), expected.numpy())
+    again = from_spec(json.loads(json.dumps(network.to_spec())), network.weights())
+    assert np.array_equal(again.forward(rows(19)), expected.numpy())
+    assert factory.inputs_of(again) == shapes
+    assert again.fingerprint() == network.fingerprint()
+    assert factory.inputs_of(gated()) == {}
+    session = ort.InferenceSession(network.to_onnx(), providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(["output"], {"input": rows(19)})[0], expected.numpy(), atol=1e-5)
+
+
+def test_an_output_that_must_be_chosen_is_asked_for() -> None:
+    with pytest.raises(InputError, match=r"image=\(1, 4, 4\), numbers=\(3,\): TypeError: it gives a dict.*`output`"):
+        from_factory("made_nets:Both", {"image": (1, 4, 4), "numbers": (3,)})
 
 
 def test_the_summary_shows_what_an_input_meets() -> None:

@@ -5,6 +5,7 @@ function, so it must be one that you trust: one that this process has named itse
 `trust`, or one in the environment variable ``SPARKWRIGHT_FACTORIES`` (names, or modules, separated by commas).
 """
 
+import math
 import os
 import re
 from collections import OrderedDict
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparkwright.errors import InputError, ModelError, did_you_mean
 from sparkwright.networks.torch_network import Architecture, Layers, TorchNetwork
@@ -20,7 +22,16 @@ from sparkwright.networks.torch_network import Architecture, Layers, TorchNetwor
 if TYPE_CHECKING:
     from sparkwright.networks.preprocessing import Preprocessing
 
-__all__ = ["FACTORIES", "build", "factories_of", "from_factory", "import_factory", "trust"]
+__all__ = [
+    "FACTORIES",
+    "Adapted",
+    "build",
+    "factories_of",
+    "from_factory",
+    "import_factory",
+    "inputs_of",
+    "trust",
+]
 
 FACTORIES = "SPARKWRIGHT_FACTORIES"
 """Environment variable: the factories, or modules of factories, that models may name; separated by commas."""
@@ -31,9 +42,10 @@ _trusted: set[str] = set()
 
 def from_factory(
     factory: str,
-    input_shape: Sequence[int],
+    inputs: Sequence[int] | Mapping[str, Sequence[int]],
     arguments: Mapping[str, Any] | None = None,
     *,
+    output: str | int | None = None,
     name: str | None = None,
     seed: int = 0,
     weights: Mapping[str, Any] | None = None,
@@ -43,14 +55,21 @@ def from_factory(
     """Return the network that a function of yours builds.
 
     Where the function gives a `torch.nn.Sequential`, its children are the network's layers, at which it can be cut.
-    Any other module is one layer, ``module``; layers inside it can be frozen by their path (``module.encoder``).
+    Any other module is one layer, ``module``; layers inside it can be frozen by their path (``module.encoder``, and
+    ``module.inner.encoder`` with several inputs or an `output`).
+
+    A module with several inputs takes them by name, as ``forward(image=…, age=…)``. The network takes them as one
+    vector, one after the other: columns of numbers, named in the inputs' order, are that.
 
     Runs the function in this process. Processes of the cluster run it too, so they must be able to import it.
 
     Args:
         factory: ``"package.module:function"``; a class will do. It must give a new module at each call.
-        input_shape: Shape of one input, without the batch.
+        inputs: Shape of one input, without the batch; or of several, by the names that ``forward`` has for them. All
+            are float32.
         arguments: The function's keyword arguments, as JSON can hold them.
+        output: Which of the things that ``forward`` gives is the output, where it gives several: its key, attribute or
+            index.
         name: Of the network; by default the function's.
         seed: Of torch's random numbers while the function runs.
         weights: By name, instead of those that the function gives.
@@ -59,18 +78,20 @@ def from_factory(
 
     Raises:
         InputError: The function cannot be imported or called, does not give a module, or gives one that has no
-            trainable parameters or does not take inputs of `input_shape`.
+            trainable parameters or does not take such inputs.
 
     Example:
         >>> from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 3}).output_shape
         (3,)
     """
     trust(factory)
-    options = {
-        "factory": factory,
-        "arguments": dict(arguments or {}),
-        "input_shape": [int(size) for size in input_shape],
-    }
+    options: dict[str, Any] = {"factory": factory, "arguments": dict(arguments or {})}
+    if isinstance(inputs, Mapping):
+        options["inputs"] = [[key, [int(size) for size in shape]] for key, shape in inputs.items()]
+    else:
+        options["inputs"] = [int(size) for size in inputs]
+    if output is not None:
+        options["output"] = output
     title = name or factory.rpartition(":")[2].rpartition(".")[2]
     network = TorchNetwork.build(title, "factory", options, seed, weights)
     if not any(parameter.numel() for parameter in network.module.parameters()):
@@ -79,7 +100,7 @@ def from_factory(
         _ = network.output_shape
     except Exception as error:
         raise InputError(
-            f"What the factory `{factory}` gives does not take inputs of shape {tuple(input_shape)}: "
+            f"What the factory `{factory}` gives does not take inputs of shape {_shown(inputs)}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if preprocessing is not None:
@@ -87,8 +108,47 @@ def from_factory(
     return network if classes is None else network.with_classes(classes)
 
 
-def build(factory: str, arguments: Mapping[str, Any], input_shape: Sequence[int]) -> Architecture:
-    """Call a factory; see `from_factory`.
+class Adapted(nn.Module):
+    """A module as a layer of a network: from one vector to its inputs by name, from what it gives to one output.
+
+    Args:
+        module: What the factory gave.
+        inputs: Names and shapes of its inputs, in the vector's order; empty: it takes what comes.
+        output: Key, attribute or index of the output among what it gives; None: it gives the output itself.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Mapping[str, Sequence[int]], output: str | int | None = None) -> None:
+        super().__init__()
+        self.inner = module
+        self.inputs = {name: tuple(shape) for name, shape in inputs.items()}
+        self.output = output
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        given: Any
+        if self.inputs:
+            parts = torch.split(x_BF, [math.prod(shape) for shape in self.inputs.values()], dim=1)
+            named = zip(self.inputs.items(), parts, strict=True)
+            given = self.inner(**{name: torch.unflatten(part, 1, shape) for (name, shape), part in named})
+        else:
+            given = self.inner(x_BF)
+        if self.output is not None:
+            key: Any = self.output
+            given = given[key] if isinstance(given, Mapping | Sequence) else getattr(given, key)
+        if not isinstance(given, Tensor):
+            raise TypeError(f"it gives a {type(given).__name__}, not a tensor; say which part is the `output`")
+        return given
+
+
+def inputs_of(network: TorchNetwork) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the inputs of a network that has several; empty where there is one."""
+    first = next(iter(network.module.children()), None)
+    return dict(first.inputs) if isinstance(first, Adapted) else {}
+
+
+def build(
+    factory: str, arguments: Mapping[str, Any], inputs: Sequence[Any], output: str | int | None = None
+) -> Architecture:
+    """Call a factory; see `from_factory`. Several inputs are pairs of name and shape.
 
     Raises:
         InputError: It cannot be imported or called, or does not give a module.
@@ -108,9 +168,13 @@ def build(factory: str, arguments: Mapping[str, Any], input_shape: Sequence[int]
         raise InputError(f"The factory `{factory}` failed with ({given}): {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"The factory `{factory}` must give a torch.nn.Module; it gave a {type(module).__name__}.")
+    named = dict(inputs) if inputs and not isinstance(inputs[0], int) else {}
+    if named or output is not None:
+        shape = (sum(math.prod(shape) for shape in named.values()),) if named else tuple(inputs)
+        return Architecture(Layers(OrderedDict(module=Adapted(module, named, output))), shape, {})
     is_plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module)
     layers = OrderedDict(module.named_children()) if is_plain else OrderedDict(module=module)
-    return Architecture(Layers(layers), tuple(input_shape), {})
+    return Architecture(Layers(layers), tuple(inputs), {})
 
 
 def import_factory(factory: str) -> Callable[..., Any]:
@@ -153,6 +217,12 @@ def factories_of(spec: Mapping[str, Any]) -> Iterator[str]:
     for part in spec.get("parts", ()):
         if part["build"] == "factory":
             yield part["options"]["factory"]
+
+
+def _shown(inputs: Sequence[int] | Mapping[str, Sequence[int]]) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name}={tuple(shape)}" for name, shape in inputs.items())
+    return str(tuple(inputs))
 
 
 def _is_trusted(factory: str) -> bool:

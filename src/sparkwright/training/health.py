@@ -55,7 +55,6 @@ class Health:
 
     def __init__(self, module: nn.Module, every: int, rate: float, phase: str, emit: Emit) -> None:
         self._module, self._every, self._rate, self._phase, self._emit = module, every, rate, phase, emit
-        self.epoch = 0
         self._layers = {
             name: weights
             for name, layer in module.named_modules()
@@ -65,7 +64,6 @@ class Health:
         self._suspected: set[tuple[str, str]] = set()  # layer and what is wrong, at the last look
         self._warned: set[tuple[str, str]] = set()
         self._ratio = 0.0  # median of the last look's
-        self._first_loss: float | None = None
 
     def _due(self, step: int) -> bool:
         return step % self._every == 0
@@ -74,15 +72,13 @@ class Health:
         """Return what a step's forward pass runs in."""
         return self._watching() if self._due(step) else _NOTHING
 
-    def update(self, rate: float, step: int) -> contextlib.AbstractContextManager[None]:
+    def update(self, rate: float, step: int, epoch: int) -> contextlib.AbstractContextManager[None]:
         """Return what a step's update runs in; the gradient is there before it."""
-        return self._comparing(rate, step) if self._due(step) else _NOTHING
+        return self._comparing(rate, step, epoch) if self._due(step) else _NOTHING
 
-    def epoch_ended(self, train_loss: float) -> None:
-        """Take an epoch's loss; warn of a training that does not get on where the rate may be why."""
-        if self._first_loss is None:
-            self._first_loss = train_loss
-        why = advice(self._first_loss, train_loss, self.epoch, self._ratio, self._rate)
+    def epoch_ended(self, epoch: int, first_loss: float, loss: float) -> None:
+        """Take an epoch's loss beside the first one's; warn of a training that gets nowhere if the rate may be why."""
+        why = advice(first_loss, loss, epoch, self._ratio, self._rate)
         if why and self._phase == "selection" and ("", "stuck") not in self._warned:
             self._warned.add(("", "stuck"))
             self._emit(Warned(why))
@@ -118,7 +114,7 @@ class Health:
                 hook.remove()
 
     @contextlib.contextmanager
-    def _comparing(self, rate: float, step: int) -> Iterator[None]:
+    def _comparing(self, rate: float, step: int, epoch: int) -> Iterator[None]:
         before = {name: [p.detach().clone() for p in weights] for name, weights in self._layers.items()}
         gradients = {
             name: _norm([p.grad for p in weights if p.grad is not None]) for name, weights in self._layers.items()
@@ -138,7 +134,7 @@ class Health:
                 }
             )
         self._seen.clear()
-        self._emit(LayersMeasured(self._phase, self.epoch, step, layers))
+        self._emit(LayersMeasured(self._phase, epoch, step, layers))
         self._judge(layers, rate)
 
     def _judge(self, layers: Sequence[Layer], rate: float) -> None:

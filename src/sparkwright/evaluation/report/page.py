@@ -4,6 +4,7 @@ from datetime import datetime
 from importlib import resources
 
 from sparkwright.evaluation.report.confusion import confusion_section
+from sparkwright.evaluation.report.layers import layers_section
 from sparkwright.evaluation.report.markup import text
 from sparkwright.evaluation.report.quality import (
     augmented_section,
@@ -31,11 +32,14 @@ def write_report(record: RunRecord) -> str:
     sides = {name: record.metrics[name] for name in _SIDES if "task" in record.metrics.get(name, {})}
     classified = [side for side in sides.values() if side["task"] == "classification" and side["evaluated"]]
     shown = classified[0] if classified else None
+    several = [side for side in sides.values() if side["task"] == "multilabel" and side["evaluated"]]
+    labelled = next(iter([*classified, *several]), None)
     sections = [
         headline_section(sides),
         learning_section(record.events),
+        layers_section(record.events),
         confusion_section(shown) if shown else "",
-        classes_section(shown) if shown else "",
+        classes_section(labelled) if labelled else "",
         calibration_section(shown) if shown else "",
         wrong_section(record.thumbnails),
         augmented_section(record.augmented),

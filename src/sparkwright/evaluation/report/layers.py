@@ -1,0 +1,75 @@
+"""The section on how the layers of a training learn."""
+
+import statistics
+from collections.abc import Sequence
+
+from sparkwright.evaluation.report.charts import Series, legend, line_chart
+from sparkwright.evaluation.report.markup import Cell, Column, figure, percent, section, table
+from sparkwright.events import LayersMeasured, Stamped
+
+__all__ = ["layers_section"]
+
+_TALL = 25
+
+
+def layers_section(events: Sequence[Stamped]) -> str:
+    """Return each layer's update ratio over the steps, and a table of its figures; nothing without looks at them."""
+    # A training that went on from a checkpoint tells some steps again.
+    looks = {e.event.step: e.event for e in events if isinstance(e.event, LayersMeasured)}
+    if any(look.phase == "selection" for look in looks.values()):
+        looks = {step: look for step, look in looks.items() if look.phase == "selection"}
+    looks = {step: looks[step] for step in sorted(looks) if looks[step].layers}
+    if not looks:
+        return ""
+    note = (
+        f"One replica was looked at {len(looks)} time{'s' if len(looks) != 1 else ''}. In a training that goes well a "
+        "step changes a layer's weights by about 0.001 of their length. A unit is dead where its activation is the "
+        "same for all rows of a batch."
+    )
+    return section("layers", "Layers", _ratio_figure(looks), _table(list(looks.values())), note=note)
+
+
+def _ratio_figure(looks: dict[int, LayersMeasured]) -> str:
+    steps = list(looks)
+    names = [layer["name"] for layer in looks[steps[0]].layers]
+    ratios = {name: [_of(look, name, "update_ratio") for look in looks.values()] for name in names}
+    lines = [Series(name, "replica", steps, values) for name, values in ratios.items()]
+    middle = [statistics.median(layer["update_ratio"] for layer in look.layers) for look in looks.values()]
+    lines.append(Series("median layer", "train", steps, middle))
+    described = f"Update ratio by step, median layer, first → last: {middle[0]:.2g} → {middle[-1]:.2g}"
+    keys = legend([("train", "median layer"), ("replica", "layers")])
+    picture = line_chart(lines, description=described, x_label="step")
+    return figure(picture, f"<b>Change of a step beside the weights</b> {keys}") if picture else ""
+
+
+def _of(look: LayersMeasured, name: str, what: str) -> float:
+    """Return a layer's figure; NaN where a look has none."""
+    value = next((layer.get(what) for layer in look.layers if layer["name"] == name), None)
+    return float("nan") if value is None else float(value)
+
+
+def _table(looks: Sequence[LayersMeasured]) -> str:
+    columns = [
+        Column("Layer", numeric=False),
+        Column("Update ratio", hint="Length of a step's change beside that of the weights; median of the looks"),
+        Column("Gradient norm, first"),
+        Column("last"),
+        Column("Spread", hint="Standard deviation of the layer's outputs before the activation, at the last look"),
+        Column("Dead units", hint="Share of units that give the same for all rows of a batch, at the last look"),
+    ]
+    rows = []
+    for layer in looks[-1].layers:
+        name = layer["name"]
+        ratio = statistics.median(_of(look, name, "update_ratio") for look in looks)
+        dead, spread = layer.get("dead"), layer.get("spread")
+        rows.append(
+            [
+                name or "the network",
+                f"{ratio:.2g}",
+                f"{_of(looks[0], name, 'gradient_norm'):.2g}",
+                f"{layer['gradient_norm']:.2g}",
+                "" if spread is None else f"{spread:.2g}",
+                "" if dead is None else Cell(percent(dead), bar=dead),
+            ]
+        )
+    return table(columns, rows, caption="Layers", tall=len(rows) > _TALL)
