@@ -37,16 +37,16 @@ def test_a_value_that_is_nan_is_never_best() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
 def test_the_rate_begins_at_its_highest_and_never_rises_without_warm_up(schedule: str) -> None:
     config = TrainingConfig(schedule=schedule, learning_rate=0.5, epochs=10)
-    rates = [rate_at(config, epoch) for epoch in np.arange(0, 10, 0.25)]
+    rates = [rate_at(config, epoch, 4) for epoch in np.arange(0, 10, 0.25)]
     assert rates[0] == 0.5
     assert all(later <= earlier for earlier, later in pairwise(rates))
     last = {"constant": 0.5, "cosine": 0.0, "linear": 0.0, "step": 0.005}[schedule]
-    assert rate_at(config, 10) == pytest.approx(last)
+    assert rate_at(config, 10, 4) == pytest.approx(last)
 
 
 def test_the_rate_rises_during_warm_up() -> None:
     config = TrainingConfig(schedule="constant", learning_rate=1.0, warmup=2, epochs=10)
-    assert [rate_at(config, epoch) for epoch in (0, 1, 2, 3)] == [0, 0.5, 1, 1]
+    assert [rate_at(config, epoch, 4) for epoch in (0, 1, 2, 3)] == [0, 0.5, 1, 1]
 
 
 def test_threads_and_random_numbers_of_the_process_are_given_back() -> None:

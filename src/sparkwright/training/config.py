@@ -1,7 +1,6 @@
 """What a training is told: one frozen value, checked as a whole."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
@@ -9,26 +8,13 @@ from typing import Any, Literal, Self
 
 from sparkwright import models
 from sparkwright.errors import InputError, did_you_mean
+from sparkwright.training.checks import problems_of, rate_pairs
 from sparkwright.training.settings import (
-    ACTIVATIONS,
-    COMPRESSIONS,
-    INSTEAD,
     LINKS,
     LOSSES,
     METRICS,
-    NOT_FINITE,
-    OPTIMIZERS,
-    PRECISIONS,
     RANGES,
-    RATE_TABLE_UNITS,
-    SAMPLINGS,
-    SCHEDULES,
-    STRATEGIES,
-    TASKS,
-    THRESHOLD_METRICS,
-    WEIGHT_AVERAGES,
     WHOLE,
-    WITH_FEEDBACK,
     is_number,
 )
 
@@ -87,6 +73,11 @@ class TrainingConfig:
             Running statistics of BatchNorm that are trained are averaged alike.
         ema_decay: Share of the ``"ema"`` that a step leaves; at first less: (1 + step) / (10 + step).
         swa_from: Share of the epochs after which ``"swa"`` begins; from there on the rate stays as it is.
+        batch_norm: Running statistics of BatchNorm: ``"averaged"`` with the weights at each sync; ``"local"``: each
+            replica's own until the epoch's end, where they are averaged; or ``"frozen"``: layers of BatchNorm normalise
+            by the statistics that they came with.
+        device: ``"cpu"``, or ``"cuda"``: a GPU for each replica, of those that Spark's resource scheduling gives the
+            task, else of all that the process sees, in turn. Sums are made in the hosts' memory either way.
         precision: ``"float32"``, or ``"bfloat16"`` for the products of the forward and backward pass (autocast);
             weights and optimiser stay in float32.
         channels_last: Whether the channels of a pixel lie side by side in memory: faster convolutions on many
@@ -179,6 +170,8 @@ class TrainingConfig:
     weight_average: str | None = None
     ema_decay: float = 0.999
     swa_from: float = 0.75
+    batch_norm: str = "averaged"
+    device: str = "cpu"
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
@@ -219,13 +212,7 @@ class TrainingConfig:
             object.__setattr__(self, "hidden", (self.hidden,))
         if is_number(self.quantiles):
             object.__setattr__(self, "quantiles", (self.quantiles,))
-        problems = [
-            *self._unknown_names(),
-            *self._values_out_of_range(),
-            *self._combinations(),
-            *self._rate_problems(),
-            *self._loss_problems(),
-        ]
+        problems = problems_of(self)
         if problems:
             raise InputError.listing("The training cannot be configured like this", problems)
         self._make_plain()
@@ -244,7 +231,7 @@ class TrainingConfig:
             plain["layer_rates"] = {str(name): float(factor) for name, factor in self.layer_rates.items()}
         plain["drop_at"] = tuple(float(share) for share in self.drop_at)
         if self.rate_table is not None:
-            plain["rate_table"] = tuple(sorted((float(when), float(rate)) for when, rate in _pairs(self.rate_table)))
+            plain["rate_table"] = rate_pairs(self.rate_table)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -307,7 +294,7 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         listed = {name: list(getattr(self, name)) for name in ("hidden", "quantiles", "drop_at")}
-        table = None if self.rate_table is None else [list(pair) for pair in _pairs(self.rate_table)]
+        table = None if self.rate_table is None else [list(pair) for pair in rate_pairs(self.rate_table)]
         return dataclasses.asdict(self) | listed | {"rate_table": table}
 
     @classmethod
@@ -329,141 +316,6 @@ class TrainingConfig:
         except InputError as error:
             unknown += error.problems
         raise InputError.listing("The training cannot be configured like this", unknown)
-
-    def _unknown_names(self) -> list[str]:
-        problems = []
-        choices: dict[str, tuple[str | None, ...]] = {
-            "task": TASKS,
-            "activation": ACTIVATIONS,
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "rate_table_unit": RATE_TABLE_UNITS,
-            "weight_average": (None, *WEIGHT_AVERAGES),
-            "precision": PRECISIONS,
-            "strategy": STRATEGIES,
-            "compression": (None, *COMPRESSIONS),
-            "on_not_finite": NOT_FINITE,
-            "sampling": SAMPLINGS,
-            "threshold_metric": (None, *THRESHOLD_METRICS),
-        }
-        if self.task in METRICS:
-            choices["monitor"] = tuple(METRICS[self.task])
-            if ":" not in str(self.loss):
-                choices["loss"] = (None, *LOSSES[self.task])
-        for name, known in choices.items():
-            given = getattr(self, name)
-            if given not in known:
-                names = [str(choice) for choice in known]
-                problems.append(
-                    f"`{name}` must be one of {', '.join(names)}, not {given!r}.{did_you_mean(str(given), names)}"
-                )
-        weights = self.class_weights
-        if not (weights is None or isinstance(weights, Mapping) or str(weights) == "balanced"):
-            problems.append(f"`class_weights` must be None, 'balanced' or a mapping of classes, not {weights!r}.")
-        for name in ("nesterov", "refit", "calibrate", "standardise", "channels_last", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                problems.append(f"`{name}` must be true or false, not {getattr(self, name)!r}.")
-        return problems
-
-    def _values_out_of_range(self) -> list[str]:
-        problems = []
-        for name, wanted, holds in RANGES:
-            given = getattr(self, name)
-            integral = name in WHOLE
-            if not is_number(given) or (integral and given != int(given)) or not holds(given):
-                if name in INSTEAD and given == INSTEAD[name]:
-                    continue
-                problems.append(f"`{name}` must be {wanted}, not {given!r}.")
-        if isinstance(self.hidden, str) or not isinstance(self.hidden, Sequence):
-            problems.append(f"`hidden` must be a list of widths, such as [128], not {self.hidden!r}.")
-        else:
-            problems += [
-                f"`hidden` must hold positive widths, not {width!r}."
-                for width in self.hidden
-                if not isinstance(width, Integral) or isinstance(width, bool) or width < 1
-            ]
-        if isinstance(self.class_weights, Mapping):
-            problems += [
-                f"`class_weights` must be finite and at least 0, not {weight!r} for class {name!r}."
-                for name, weight in self.class_weights.items()
-                if not is_number(weight) or weight < 0
-            ]
-        return problems
-
-    def _combinations(self) -> list[str]:
-        problems = []
-        if self.task == "regression":
-            problems += [
-                f"`{name}` needs classes; with `task` 'regression' it must be {nothing!r}."
-                for name, nothing in (("class_weights", None), ("label_smoothing", 0), ("threshold_metric", None))
-                if getattr(self, name) not in (nothing, 0)
-            ]
-        if self.task != "classification" and self.sampling == "balanced":
-            problems.append(f"`sampling` 'balanced' needs one class a row; with `task` {self.task!r} there is none.")
-        if self.sampling == "balanced" and str(self.class_weights) == "balanced":
-            problems.append(
-                "`sampling` and `class_weights` are both 'balanced'; each evens classes out: leave one out."
-            )
-        if self.optimizer in ("sgd", "lars") and self.nesterov and self.momentum == 0:
-            problems.append("`nesterov` needs a `momentum` above 0.")
-        if self.schedule == "table" and self.rate_table is None:
-            problems.append("`schedule` 'table' needs a `rate_table`, such as {0: 0.1, 10: 0.01}.")
-        if self.schedule != "table" and self.rate_table is not None:
-            problems.append(f"`rate_table` needs `schedule` 'table', not {self.schedule!r}.")
-        if self.weight_average and self.strategy != "all_reduce" and self.compression in WITH_FEEDBACK:
-            problems.append(
-                f"`weight_average` must be the same in all replicas; with `compression` {self.compression!r} each "
-                "keeps its own. Use 'float16' or 'bfloat16', or `strategy` 'all_reduce'."
-            )
-        return problems
-
-    def _rate_problems(self) -> list[str]:
-        """Return what is wrong with the rates of layers and over time."""
-        problems = []
-        rates = self.layer_rates
-        if not (rates is None or (isinstance(rates, Mapping) and all(is_number(f) and f > 0 for f in rates.values()))):
-            problems.append(
-                f"`layer_rates` must map layers to factors above 0, such as {{'features': 0.1}}, not {rates!r}. To "
-                "leave a layer as it is, freeze it."
-            )
-        shares = self.drop_at
-        if isinstance(shares, str) or not (
-            isinstance(shares, Sequence) and all(is_number(share) and 0 < share < 1 for share in shares)
-        ):
-            problems.append(f"`drop_at` must be shares of the epochs between 0 and 1, not {shares!r}.")
-        if self.rate_table is not None:
-            try:
-                table = sorted((float(when), float(rate)) for when, rate in _pairs(self.rate_table))
-                right = table[0][0] == 0 and all(math.isfinite(when) and 0 <= rate < math.inf for when, rate in table)
-            except (TypeError, ValueError, IndexError):
-                right = False
-            if not right:
-                problems.append(
-                    "`rate_table` must map epochs or steps, the first of which is 0, to rates, such as {0: 0.1, 10: "
-                    f"0.01}}, not {self.rate_table!r}."
-                )
-        return problems
-
-    def _loss_problems(self) -> list[str]:
-        """Return what is wrong with the loss and its settings."""
-        quantiles = self.quantiles
-        if isinstance(quantiles, str) or not isinstance(quantiles, Sequence) or not quantiles:
-            return [f"`quantiles` must be a list of numbers, such as [0.1, 0.5, 0.9], not {quantiles!r}."]
-        problems = [
-            f"`quantiles` must be above 0 and below 1, not {quantile!r}."
-            for quantile in quantiles
-            if not is_number(quantile) or not 0 < quantile < 1
-        ]
-        if self.task == "multilabel" and self.label_smoothing:
-            problems.append("`label_smoothing` spreads a target over classes; with `task` 'multilabel' it must be 0.")
-        module, _, function = str(self.loss).partition(":")
-        if ":" in str(self.loss) and not all(part.isidentifier() for part in (*module.split("."), function)):
-            problems.append(f"`loss` of your own must be named 'package.module:function', not {self.loss!r}.")
-        return problems
-
-
-def _pairs(table: RateTable) -> Sequence[tuple[float, float]]:
-    return list(table.items()) if isinstance(table, Mapping) else table
 
 
 def label_text(label: Any) -> str:

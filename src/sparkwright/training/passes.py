@@ -1,4 +1,4 @@
-"""How a replica's layers compute in training: layout in memory, precision, kernels, parts of a batch."""
+"""How a replica's layers compute in training: where, layout in memory, precision, kernels, parts of a batch."""
 
 from collections.abc import Callable, Iterator
 from operator import itemgetter
@@ -7,20 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.devices import device_of
 from sparkwright.training.rows.readers import Inputs, forward
 
 __all__ = ["Passes"]
 
 
 class Passes:
-    """Forward passes of a module.
+    """Forward passes of a module. Inputs and outputs are in the host's memory, wherever it computes.
 
     Args:
-        module: May be laid out anew, so make this before views of its parameters.
+        module: Comes to the device and may be laid out anew, so make this before views of its parameters.
         config: Of the training.
+        index: Of the replica.
+
+    Attributes:
+        device: Where the module computes.
+
+    Raises:
+        InputError: There is no such device.
     """
 
-    def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, module: nn.Module, config: TrainingConfig, index: int) -> None:
+        self.device = device_of(config.device, index)
+        module.to(self.device)
         self._channels_last = config.channels_last
         if config.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -29,13 +39,27 @@ class Passes:
         self._parts = config.accumulate
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Return the outputs for a batch, float32."""
+        """Return the outputs for a batch, float32; products are of the training's precision."""
+        if not self._bfloat16:
+            return self.exactly(inputs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.exactly(inputs).float()
+
+    def exactly(self, inputs: Inputs) -> Tensor:
+        """Return the outputs for a batch, with products in float32."""
         if self._channels_last:
             inputs = _each(inputs, _channels_last)
-        if not self._bfloat16:
-            return forward(self._module, inputs)
-        with torch.autocast("cpu", torch.bfloat16):
-            return forward(self._module, inputs).float()
+        if self.device.type != "cpu":
+            inputs = _each(inputs, lambda tensor: tensor.to(self.device))
+        return forward(self._module, inputs).cpu()
+
+    def seed(self, seed: int) -> None:
+        """Let the layers' random numbers begin anew."""
+        # Of one device alone: `torch.manual_seed` would look for all others at each step.
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
 
     def parts(self, inputs: Inputs, rows: int) -> Iterator[tuple[slice, Inputs]]:
         """Yield the stretches that a batch of `rows` is passed through in, as even as can be, with their inputs."""

@@ -7,7 +7,9 @@ from typing import Any, Literal, cast
 
 __all__ = [
     "ACTIVATIONS",
+    "BATCH_NORMS",
     "COMPRESSIONS",
+    "DEVICES",
     "INSTEAD",
     "LINKS",
     "LOSSES",
@@ -34,6 +36,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adadelta", "adagrad", "lamb", 
 SCHEDULES = ("constant", "cosine", "linear", "step", "plateau", "one_cycle", "table")
 RATE_TABLE_UNITS = ("epoch", "step")
 WEIGHT_AVERAGES = ("ema", "swa")
+BATCH_NORMS = ("averaged", "local", "frozen")
+DEVICES = ("cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
 STRATEGIES = ("averaging", "all_reduce", "outer")
 COMPRESSIONS = ("float16", "bfloat16", "int8", "topk", "threshold")

@@ -1,0 +1,192 @@
+"""What is wrong with a training's settings, if anything: all of it, not the first."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from sparkwright.errors import did_you_mean
+from sparkwright.training.settings import (
+    ACTIVATIONS,
+    BATCH_NORMS,
+    COMPRESSIONS,
+    DEVICES,
+    INSTEAD,
+    LOSSES,
+    METRICS,
+    NOT_FINITE,
+    OPTIMIZERS,
+    PRECISIONS,
+    RANGES,
+    RATE_TABLE_UNITS,
+    SAMPLINGS,
+    SCHEDULES,
+    STRATEGIES,
+    TASKS,
+    THRESHOLD_METRICS,
+    WEIGHT_AVERAGES,
+    WHOLE,
+    WITH_FEEDBACK,
+    is_number,
+)
+
+if TYPE_CHECKING:
+    from sparkwright.training.config import RateTable, TrainingConfig
+
+__all__ = ["problems_of", "rate_pairs"]
+
+
+def problems_of(config: "TrainingConfig") -> list[str]:
+    """Return what is wrong, each in a sentence that says what must hold and what was given."""
+    return [
+        *_unknown_names(config),
+        *_values_out_of_range(config),
+        *_combinations(config),
+        *_rate_problems(config),
+        *_loss_problems(config),
+    ]
+
+
+def rate_pairs(table: "RateTable") -> tuple[tuple[float, float], ...]:
+    """Return a table of rates as pairs of when and rate, sorted."""
+    pairs = table.items() if isinstance(table, Mapping) else table
+    return tuple(sorted((float(when), float(rate)) for when, rate in pairs))
+
+
+def _unknown_names(config: "TrainingConfig") -> list[str]:
+    """Return what is wrong with names, and with what must be true or false."""
+    problems = []
+    choices: dict[str, tuple[str | None, ...]] = {
+        "task": TASKS,
+        "activation": ACTIVATIONS,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "rate_table_unit": RATE_TABLE_UNITS,
+        "weight_average": (None, *WEIGHT_AVERAGES),
+        "batch_norm": BATCH_NORMS,
+        "device": DEVICES,
+        "precision": PRECISIONS,
+        "strategy": STRATEGIES,
+        "compression": (None, *COMPRESSIONS),
+        "on_not_finite": NOT_FINITE,
+        "sampling": SAMPLINGS,
+        "threshold_metric": (None, *THRESHOLD_METRICS),
+    }
+    if config.task in METRICS:
+        choices["monitor"] = tuple(METRICS[config.task])
+        if ":" not in str(config.loss):
+            choices["loss"] = (None, *LOSSES[config.task])
+    for name, known in choices.items():
+        given = getattr(config, name)
+        if given not in known:
+            names = [str(choice) for choice in known]
+            problems.append(
+                f"`{name}` must be one of {', '.join(names)}, not {given!r}.{did_you_mean(str(given), names)}"
+            )
+    weights = config.class_weights
+    if not (weights is None or isinstance(weights, Mapping) or str(weights) == "balanced"):
+        problems.append(f"`class_weights` must be None, 'balanced' or a mapping of classes, not {weights!r}.")
+    for name in ("nesterov", "refit", "calibrate", "standardise", "channels_last", "compile"):
+        if not isinstance(getattr(config, name), bool):
+            problems.append(f"`{name}` must be true or false, not {getattr(config, name)!r}.")
+    return problems
+
+
+def _values_out_of_range(config: "TrainingConfig") -> list[str]:
+    """Return which numbers cannot be."""
+    problems = []
+    for name, wanted, holds in RANGES:
+        given = getattr(config, name)
+        integral = name in WHOLE
+        if not is_number(given) or (integral and given != int(given)) or not holds(given):
+            if name in INSTEAD and given == INSTEAD[name]:
+                continue
+            problems.append(f"`{name}` must be {wanted}, not {given!r}.")
+    if isinstance(config.hidden, str) or not isinstance(config.hidden, Sequence):
+        problems.append(f"`hidden` must be a list of widths, such as [128], not {config.hidden!r}.")
+    else:
+        problems += [
+            f"`hidden` must hold positive widths, not {width!r}."
+            for width in config.hidden
+            if not isinstance(width, Integral) or isinstance(width, bool) or width < 1
+        ]
+    if isinstance(config.class_weights, Mapping):
+        problems += [
+            f"`class_weights` must be finite and at least 0, not {weight!r} for class {name!r}."
+            for name, weight in config.class_weights.items()
+            if not is_number(weight) or weight < 0
+        ]
+    return problems
+
+
+def _combinations(config: "TrainingConfig") -> list[str]:
+    """Return which settings do not go together."""
+    problems = []
+    if config.task == "regression":
+        problems += [
+            f"`{name}` needs classes; with `task` 'regression' it must be {nothing!r}."
+            for name, nothing in (("class_weights", None), ("label_smoothing", 0), ("threshold_metric", None))
+            if getattr(config, name) not in (nothing, 0)
+        ]
+    if config.task != "classification" and config.sampling == "balanced":
+        problems.append(f"`sampling` 'balanced' needs one class a row; with `task` {config.task!r} there is none.")
+    if config.sampling == "balanced" and str(config.class_weights) == "balanced":
+        problems.append("`sampling` and `class_weights` are both 'balanced'; each evens classes out: leave one out.")
+    if config.optimizer in ("sgd", "lars") and config.nesterov and config.momentum == 0:
+        problems.append("`nesterov` needs a `momentum` above 0.")
+    if config.schedule == "table" and config.rate_table is None:
+        problems.append("`schedule` 'table' needs a `rate_table`, such as {0: 0.1, 10: 0.01}.")
+    if config.schedule != "table" and config.rate_table is not None:
+        problems.append(f"`rate_table` needs `schedule` 'table', not {config.schedule!r}.")
+    if config.weight_average and config.strategy != "all_reduce" and config.compression in WITH_FEEDBACK:
+        problems.append(
+            f"`weight_average` must be the same in all replicas; with `compression` {config.compression!r} each "
+            "keeps its own. Use 'float16' or 'bfloat16', or `strategy` 'all_reduce'."
+        )
+    return problems
+
+
+def _rate_problems(config: "TrainingConfig") -> list[str]:
+    """Return what is wrong with the rates of layers and over time."""
+    problems = []
+    rates = config.layer_rates
+    if not (rates is None or (isinstance(rates, Mapping) and all(is_number(f) and f > 0 for f in rates.values()))):
+        problems.append(
+            f"`layer_rates` must map layers to factors above 0, such as {{'features': 0.1}}, not {rates!r}. To "
+            "leave a layer as it is, freeze it."
+        )
+    shares = config.drop_at
+    if isinstance(shares, str) or not (
+        isinstance(shares, Sequence) and all(is_number(share) and 0 < share < 1 for share in shares)
+    ):
+        problems.append(f"`drop_at` must be shares of the epochs between 0 and 1, not {shares!r}.")
+    if config.rate_table is not None:
+        try:
+            table = rate_pairs(config.rate_table)
+            right = table[0][0] == 0 and all(math.isfinite(when) and 0 <= rate < math.inf for when, rate in table)
+        except (TypeError, ValueError, IndexError):
+            right = False
+        if not right:
+            problems.append(
+                "`rate_table` must map epochs or steps, the first of which is 0, to rates, such as {0: 0.1, 10: "
+                f"0.01}}, not {config.rate_table!r}."
+            )
+    return problems
+
+
+def _loss_problems(config: "TrainingConfig") -> list[str]:
+    """Return what is wrong with the loss and its settings."""
+    quantiles = config.quantiles
+    if isinstance(quantiles, str) or not isinstance(quantiles, Sequence) or not quantiles:
+        return [f"`quantiles` must be a list of numbers, such as [0.1, 0.5, 0.9], not {quantiles!r}."]
+    problems = [
+        f"`quantiles` must be above 0 and below 1, not {quantile!r}."
+        for quantile in quantiles
+        if not is_number(quantile) or not 0 < quantile < 1
+    ]
+    if config.task == "multilabel" and config.label_smoothing:
+        problems.append("`label_smoothing` spreads a target over classes; with `task` 'multilabel' it must be 0.")
+    module, _, function = str(config.loss).partition(":")
+    if ":" in str(config.loss) and not all(part.isidentifier() for part in (*module.split("."), function)):
+        problems.append(f"`loss` of your own must be named 'package.module:function', not {config.loss!r}.")
+    return problems
