@@ -289,10 +289,17 @@ class _Job:
             )
         lineage = {**lineage, "data": _fingerprint(rows)}
         model = Model(
-            network=network, head=trained.head, task="classification", classes=trained.classes, lineage=lineage
+            network=network,
+            head=trained.head,
+            task="classification",
+            classes=trained.classes,
+            lineage=lineage,
+            link=trained.config.link,
+            thresholds=trained.thresholds,
         )
         with self.stage("predictions"):
-            metrics = self._measure(model, trained, features, photos)
+            # The features are there, so the head is all that scores them.
+            metrics = self._measure(model.replace(network=None), trained, features, photos)
         with self.stage("model"):
             model = model.replace(metrics={side: metrics[side] for side in ("validation", "test")})
             model.save(self._run.path("model"), overwrite=True)
@@ -327,7 +334,7 @@ class _Job:
         data = self._describe(features, photos)
         classes = [str(name) for name in trained.classes]
         on_train = {name: data["rows"].get("train", {}).get(name, 0) for name in classes}
-        result = evaluate(predictions, classes, training_rows=on_train)
+        result = evaluate(predictions, classes, threshold=next(iter(model.thresholds), None), training_rows=on_train)
         self._keep_worst(predictions, classes)
         best = trained.history[trained.best_epoch - 1]
         validation = {

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sparkwright.errors import ErrorRateError
+from sparkwright.errors import ErrorRateError, WorkerError
+from sparkwright.scoring import predictions
 from sparkwright.scoring.featurizer import Featurizer
 from sparkwright.scoring.predictions import write_predictions
 
@@ -47,3 +48,28 @@ def test_a_stage_ends_with_the_first_failed_row_or_keeps_them_all_and_is_saved_s
     assert len(stage.setMode("permissive").setMaxErrorRate(0.5).transform(photo_rows(spark, PHOTOS)).collect()) == 22
     with pytest.raises(TypeError, match=r"mode must be permissive or failfast; got 'fast'"):
         stage.setMode("fast")
+
+
+def test_predictions_of_paths_that_a_stopped_call_has_left_are_not_made_again(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [str(tmp_path / f"{red}.png") for red in range(10)]
+    for red, place in enumerate(places):
+        Path(place).write_bytes(png(red))
+    rows = spark.createDataFrame(list(enumerate(places)), "number int, path string")
+
+    def stop(*_: object) -> None:
+        raise WorkerError("stopped")
+
+    out, known = str(tmp_path / "out"), rows.where("number < 9")
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "_check_rate", stop)
+        with pytest.raises(WorkerError, match="stopped"):
+            write_predictions(known, photo_model(), out, input_column="path")
+    for place in places[:9]:
+        Path(place).unlink()
+    assert write_predictions(rows, photo_model(), out, input_column="path", resume=True) == (10, 0)
+    written = spark.read.parquet(out)
+    assert sorted((row.number, row.path) for row in written.collect()) == list(enumerate(places))
+    assert "sha256" not in written.columns
+    assert [path.name for path in tmp_path.iterdir() if path.name != "9.png"] == ["out"]

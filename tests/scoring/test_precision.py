@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from sparkwright.errors import InputError, PrecisionError
+from sparkwright.errors import ColumnError, InputError, PrecisionError
 from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
 from sparkwright.networks.torch_network import TorchNetwork
@@ -94,6 +94,21 @@ def test_a_sample_is_the_same_however_the_photos_lie_and_too_few_are_refused(spa
     assert np.array_equal(few, precision.draw_sample(photo_rows(spark, contents[::-1][::-1], 2), shape))
     with pytest.raises(InputError, match="at least 24 photos that can be read; found 3"):
         precision.draw_sample(photo_rows(spark, contents[:3]), shape)
+
+
+@pytest.mark.connect
+def test_a_sample_of_paths_is_that_of_the_photos_that_lie_there(spark: "SparkSession", tmp_path: Path) -> None:
+    contents = [png(red, 255 - red, 3 * red % 256) for red in range(0, 200, 8)]
+    places = [str(tmp_path / f"{number}.png") for number in range(len(contents))]
+    for place, content in zip(places, contents, strict=True):
+        Path(place).write_bytes(content)
+    rows = spark.createDataFrame(list(zip(places, contents, strict=True)), "path string, content binary")
+    shape = means_network().preprocessing
+    assert shape is not None
+    found = precision.draw_sample(rows.select("path"), shape, "path")
+    assert np.array_equal(found, precision.draw_sample(rows, shape))
+    with pytest.raises(ColumnError, match="Column `x` must hold photos to draw a sample from; it holds numbers"):
+        precision.draw_sample(spark.sql("SELECT array(1.0) AS x"), shape, "x")
 
 
 @pytest.mark.connect

@@ -111,7 +111,9 @@ def test_photos_that_crash_the_process_get_errors_and_all_others_their_answers(p
     check(table, ["crashed" if n in bad else n for n in range(64)])
     message = table.column("error")[31].as_py()["message"]
     assert message == "The scoring process was killed by SIGSEGV while it worked on this row and nothing else."
-    assert table.column("sha256").to_pylist()[62] == hashlib.sha256(png(62)).hexdigest()
+    digests = table.column("sha256").to_pylist()
+    assert digests[62] == hashlib.sha256(png(62)).hexdigest()
+    assert digests[31] == hashlib.sha256(CRASH).hexdigest()
 
 
 def test_a_task_of_nothing_but_photos_that_crash_has_all_its_rows(photos: Network) -> None:

@@ -49,6 +49,7 @@ def featurize(
 
     sides = None if split == "none" else options.parse_split(split)
     check_precision(precision)
+    fetch = FetchLimits(allow_private=allow_private)
     table = len(images) == 1 and is_photo_table(images[0])
     if table and (labels, split, group) != ("none", "none", None):
         raise InputError(
@@ -67,7 +68,7 @@ def featurize(
                 rows, photos = steps.read_sides(spark, images, label_rule, sides, group, seed, bus.emit)
                 column, total = "content", photos.files
         if precision != "float32":
-            cut = reduce_precision(cut, rows, precision, input_column=column, threshold=min_agreement)
+            cut = reduce_precision(cut, rows, precision, input_column=column, threshold=min_agreement, fetch=fetch)
         bus.emit(StageStarted("features", total, unit="photos"))
         features = run_featurize(
             spark,
@@ -75,7 +76,7 @@ def featurize(
             cut,
             out,
             input_column=column,
-            fetch=FetchLimits(allow_private=allow_private),
+            fetch=fetch,
             reuse=reuse or (),
             max_error_rate=max_error_rate,
             failfast=failfast,

@@ -52,7 +52,9 @@ def predict(
         found: str | Model = path
         rows, column, total = open_data(spark, data, None)
         if precision != "float32":
-            found = reduce_precision(Model.load(path), rows, precision, input_column=column, threshold=min_agreement)
+            found = reduce_precision(
+                Model.load(path), rows, precision, input_column=column, threshold=min_agreement, fetch=fetch
+            )
         if out is None:
             _print_first(rows, column, found, top, total, fetch, as_json=as_json)
             return

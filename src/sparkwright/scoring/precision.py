@@ -20,6 +20,8 @@ from sparkwright.errors import ColumnError, InputError, PrecisionError, did_you_
 from sparkwright.models import Model
 from sparkwright.networks.network import Network, Precision
 from sparkwright.networks.preprocessing import ImageError, Preprocessing
+from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import Source, reading, source_of
 
 if TYPE_CHECKING:
     import onnx
@@ -48,6 +50,7 @@ def reduce_precision(
     *,
     input_column: str = "content",
     threshold: float = THRESHOLD,
+    fetch: FetchLimits | None = None,
 ) -> N:
     """Return a network, or a model with its network, in reduced precision; it goes wherever the old one went.
 
@@ -60,9 +63,10 @@ def reduce_precision(
         network: A network, cut or whole, or a model with a network.
         photos: Like those that will be scored.
         precision: ``int8`` or ``bfloat16`` (networks of torch).
-        input_column: Photos' bytes.
+        input_column: Photos' bytes, paths or URLs, or Spark's images.
         threshold: The least agreement with float32: the share of photos with the same best class where the output is
             classes, else the mean cosine between the features.
+        fetch: What a photo may take that lies behind a path or URL.
 
     Raises:
         PrecisionError: the agreement is below `threshold`; says how large it is.
@@ -70,11 +74,11 @@ def reduce_precision(
     """
     whole = cast(Network, network.network if isinstance(network, Model) else network)
     check_precision(precision, PRECISIONS[1:])
-    if whole is None or whole.preprocessing is None:
-        raise InputError("Only networks that read photos can be reduced in precision; this one takes numbers.")
+    if whole is None or not isinstance(whole.preprocessing, Preprocessing):
+        raise InputError("Only networks that read photos can be reduced in precision; this one reads none.")
     if whole.precision is not None:
         raise InputError(f"`{whole.name}` is of precision {whole.precision.name} already.")
-    sample = draw_sample(photos, whole.preprocessing, input_column)
+    sample = draw_sample(photos, whole.preprocessing, input_column, fetch)
     calibrating, measuring = sample[::3], sample[np.arange(len(sample)) % 3 > 0]
     reduced = quantise(whole, calibrating) if precision == "int8" else _bfloat16(whole)
     calibrated = len(calibrating) if precision == "int8" else 0
@@ -99,21 +103,23 @@ def check_precision(name: str, known: Sequence[str] = PRECISIONS) -> None:
         raise InputError(f"precision must be one of {', '.join(known)}; got {name!r}.{did_you_mean(name, known)}")
 
 
-def draw_sample(photos: "DataFrame", preprocessing: Preprocessing, column: str = "content") -> NDArray[np.float32]:
+def draw_sample(
+    photos: "DataFrame", preprocessing: Preprocessing, column: str = "content", fetch: FetchLimits | None = None
+) -> NDArray[np.float32]:
     """Return preprocessed photos, float32 of shape (at most 192, channels, height, width), the same in every call.
 
     Raises:
-        ColumnError: there is no such column, or it is not of photos' bytes.
+        ColumnError: there is no such column, or it is not of photos.
         InputError: there are too few that can be read.
     """
     from pyspark.sql import functions as F  # noqa: N812  its usual name
-    from pyspark.sql.types import BinaryType
 
     from sparkwright.scoring.frames import find_column
     from sparkwright.session import ship_library, worker_errors
 
-    if not isinstance(find_column(photos, column).dataType, BinaryType):
-        raise ColumnError(f"Column `{column}` must hold photos' bytes (binary) to draw a sample from.")
+    source = source_of(find_column(photos, column))
+    if source == "numbers":
+        raise ColumnError(f"Column `{column}` must hold photos to draw a sample from; it holds numbers.")
     ship_library(photos.sparkSession)
     name = next((name for name in ("key", "path") if name in photos.columns), column)
     rows = photos.select(F.xxhash64(name).alias("order"), name, F.col(column).alias("content"))
@@ -123,7 +129,9 @@ def draw_sample(photos: "DataFrame", preprocessing: Preprocessing, column: str =
         else:  # names alone first: that reads no photo, and nothing large is sorted
             names = rows.select("order", name).orderBy("order", name).limit(_SAMPLE).collect()
             rows = rows.where(F.col(name).isin([row[1] for row in names])).limit(_SAMPLE)
-        prepared = rows.select("order", "content").mapInArrow(_Prepare(preprocessing), "order long, input binary")
+        prepared = rows.select("order", "content").mapInArrow(
+            _Prepare(preprocessing, source, fetch or FetchLimits()), "order long, input binary"
+        )
         found = prepared.toArrow().sort_by("order")["input"]
     if len(found) < _FEWEST:
         raise InputError(
@@ -134,22 +142,24 @@ def draw_sample(photos: "DataFrame", preprocessing: Preprocessing, column: str =
 
 @dataclass(frozen=True)
 class _Prepare:
-    """Photos' bytes → the network's input; photos that cannot be read are left out. Runs on executors."""
+    """Photos → the network's input; photos that cannot be read are left out. Runs on executors."""
 
     preprocessing: Preprocessing
+    source: Source
+    fetch: FetchLimits
 
     def __call__(self, batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
         import pyarrow as pa
 
-        for batch in batches:
-            for order, content in zip(*(batch.column(index) for index in (0, 1)), strict=True):
-                x = np.empty(self.preprocessing.shape, np.float32)
-                try:
-                    self.preprocessing.apply(content.as_py() or b"", x)
-                except (ImageError, OSError, ValueError):
-                    continue
-                columns = [pa.array([order.as_py()], pa.int64()), pa.array([x.tobytes()], pa.binary())]
-                yield pa.RecordBatch.from_arrays(columns, ["order", "input"])
+        with reading(self.source, self.fetch) as readers:
+            for batch, photo in filter(None, readers(batches, "content")):
+                for row, order in enumerate(batch.column("order").to_pylist()):
+                    try:
+                        x = self.preprocessing.apply(photo(row))
+                    except (ImageError, OSError, ValueError):
+                        continue
+                    columns = [pa.array([order], pa.int64()), pa.array([x.tobytes()], pa.binary())]
+                    yield pa.RecordBatch.from_arrays(columns, ["order", "input"])
 
 
 def measure(

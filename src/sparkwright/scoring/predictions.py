@@ -52,7 +52,8 @@ def write_predictions(
 
     With `resume` photos' bytes that a call to the same `out` has predicted before it was stopped, by whatever, with the
     same model, are not predicted again; its rows lie in a folder beside `out`, which is then removed. So predictions of
-    bytes have the column ``sha256``.
+    bytes have the column ``sha256``. Photos behind paths and URLs are taken to be those that the stopped call read
+    there.
 
     Rows that failed are also listed on their own, in the folder ``_errors`` inside of `out`, which readers of Parquet
     skip (CSV: they have the column ``error``).
@@ -94,12 +95,12 @@ def write_predictions(
         if emit is not ignore:
             channel = stack.enter_context(Channel(emit, driver_hosts(spark))).address
         with worker_errors():
-            # What the next call finds photos by, if this one is stopped; paths and URLs do not tell what is known.
+            # What the next call finds photos by, if this one is stopped: a column of their bytes', or where they lie.
             digest = _DIGEST if source == "bytes" and _DIGEST not in rows.columns else None
-            if digest:
+            found_again = digest is not None or (source == "locations" and _DIGEST not in rows.columns)
+            if found_again:
                 begin(scratch, stage._key(rows))
-            scored = stage._score(rows, channel, digest)
-            _write(rows, scored, stage, channel, stopped if digest else [], f"{scratch}/rows")
+            _write(rows, stage, channel, digest, stopped if found_again else [], f"{scratch}/rows")
             written = spark.read.parquet(f"{scratch}/rows")
             total, failed = written.count(), written.where("error IS NOT NULL").count()
             _check_rate(written, failed, total, max_error_rate)
@@ -120,21 +121,21 @@ def write_predictions(
 
 def _write(
     rows: "DataFrame",
-    scored: "DataFrame",
     stage: ModelTransformer,
     channel: Address | None,
+    digest: str | None,
     stopped: list[str],
     uri: str,
 ) -> None:
     """Write the rows with their predictions; what stopped calls have left is not computed again."""
-    known = None
+    scored, known, matched = stage._score(rows, channel, digest), None, None
     if stopped:
-        added = [field for field in scored.schema.fields if field.name not in rows.columns]
-        known = salvage(rows.sparkSession, stopped, stage._key(rows), StructType(added))
-    matched = None
+        location = stage.getInputCol() if digest is None else None
+        wanted = [field for field in scored.schema.fields if field.name not in rows.columns or field.name == location]
+        known = salvage(rows.sparkSession, stopped, stage._key(rows), StructType(wanted), location)
     if known is not None:
         unknown, matched = divide(rows, stage.getInputCol(), known)
-        scored = stage._score(unknown, channel, _DIGEST)
+        scored = stage._score(unknown, channel, digest)
     scored.write.option("maxRecordsPerFile", _ROWS_PER_FILE).parquet(uri)
     if matched is not None:
         matched.select(scored.columns).write.mode("append").parquet(uri)

@@ -1,8 +1,9 @@
 """What a call that was stopped has left, so that the next one does not compute it again.
 
-Features and predictions are found by their photo's bytes, so a row of a stopped job is as good as any other, wherever
-it lies: in the finished output, in that of a finished task, or in a file that a task had closed before it was stopped.
-A Parquet file ends in its footer; Spark leaves out a file that has none, and no row of a file cut short is ever read.
+Features and predictions are found by their photo's bytes (predictions of paths and URLs by these), so a row of a
+stopped job is as good as any other, wherever it lies: in the finished output, in that of a finished task, or in a file
+that a task had closed before it was stopped. A Parquet file ends in its footer; Spark leaves out a file that has none,
+and no row of a file cut short is ever read.
 """
 
 import json
@@ -37,7 +38,9 @@ def holds_rows(folder: str) -> bool:
     return next(_files(folder), None) is not None
 
 
-def salvage(spark: "SparkSession", folders: list[str], key: str, schema: "StructType | str") -> "DataFrame | None":
+def salvage(
+    spark: "SparkSession", folders: list[str], key: str, schema: "StructType | str", location: str | None = None
+) -> "DataFrame | None":
     """Return the rows without an error that stopped calls have left; None if there is nothing.
 
     Args:
@@ -45,30 +48,35 @@ def salvage(spark: "SparkSession", folders: list[str], key: str, schema: "Struct
         folders: That `begin` made; those of another key are left out, and those that it did not make.
         key: Of the rows that are wanted.
         schema: The columns that are wanted; with ``sha256``, and ``error``, which is left out.
+        location: A column of paths or URLs instead: the rows have its ``sha256``.
     """
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
     files = [file for folder in folders if _digest(folder) == key for file in _files(folder)]
     if not files:
         return None
     rows = spark.read.schema(schema).options(ignoreCorruptFiles=True, ignoreMissingFiles=True).parquet(*files)
+    if location is not None:
+        rows = rows.withColumn("sha256", F.sha2(location, 256)).drop(location)
     return rows.where("error IS NULL AND sha256 IS NOT NULL").drop("error")
 
 
 def divide(rows: "DataFrame", column: str, known: "DataFrame") -> "tuple[DataFrame, DataFrame]":
-    """Divide rows by whether their photos' bytes are known; photos are read twice, and never shuffled.
+    """Divide rows by whether their photos are known; photos' bytes are read twice, and never shuffled.
 
     Args:
-        rows: With photos' bytes.
+        rows: With photos' bytes, or where these lie.
         column: Their column.
         known: ``sha256``, and columns that `rows` does not have.
 
     Returns:
-        The rows that are not known; the others, without their photos, with `known`'s columns and no ``error``.
+        The rows that are not known; the others, with `known`'s columns and no ``error``.
     """
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     hashed = rows.withColumn("sha256", F.sha2(column, 256))
     unknown = hashed.join(F.broadcast(known.select("sha256").distinct()), "sha256", "left_anti")
-    matched = hashed.drop(column).join(known.dropDuplicates(["sha256"]), "sha256", "inner")
+    matched = hashed.join(known.dropDuplicates(["sha256"]), "sha256", "inner")
     error = F.lit(None).cast("struct<kind:string,message:string>")
     return unknown.select(rows.columns), matched.withColumn("error", error)
 

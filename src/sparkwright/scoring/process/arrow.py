@@ -21,9 +21,10 @@ from PIL import Image
 
 from sparkwright.errors import ErrorRateError
 from sparkwright.events import Address, Emit, Progress, TaskTimed, ignore
-from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, Preprocessing
+from sparkwright.networks.ragged import trimming
 from sparkwright.scoring.inputs.fetch import FetchLimits
-from sparkwright.scoring.inputs.sources import AHEAD_ROWS, Read, Readers, Source, reading, sha256
+from sparkwright.scoring.inputs.sources import AHEAD_ROWS, Content, Read, Readers, Source, reading, sha256
 from sparkwright.scoring.outputs import Output, error_array
 from sparkwright.scoring.process.cores import Cores
 from sparkwright.scoring.process.engine import Forward, Result, RowError, Scored, held_back, score, score_matrix
@@ -50,10 +51,10 @@ class ScoringPlan:
     Attributes:
         network: Name under which the ONNX file was shipped.
         sha256: Of that file.
-        preprocessing: For photos; None for columns of numbers.
+        preprocessing: For photos, texts and sounds; None for columns of numbers.
         input_shape: Of one row.
         output_shape: Of one row.
-        input_column: Holds photos, or numbers (arrays, vectors).
+        input_column: Holds photos, texts, sounds, or numbers (arrays, vectors).
         keep: Input columns that go on to the output.
         outputs: Columns that are added.
         error_column: Why a row has no result.
@@ -74,7 +75,7 @@ class ScoringPlan:
 
     network: str
     sha256: str
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     input_column: str
@@ -146,6 +147,8 @@ def run(
     """
     watch = _Watch(plan, task, emit, tally or Tally())
     clock = watch.clock
+    if plan.preprocessing is not None and not isinstance(plan.preprocessing, Preprocessing):
+        network = trimming(network)
     network = clock.calls("forward", network)
     network = marks.watch(network) if marks else network
     cores = Cores(folder, plan.cores) if folder and plan.cores and plan.preprocessing else None
@@ -208,7 +211,7 @@ def _blocks(
 
 
 class _Photos:
-    """A block of photos; `digests` fill up while they are decoded. Without `photo` it is not to be read."""
+    """A block of photos, texts or sounds; `digests` fill up while they are decoded. Without `photo` it is not to be read."""
 
     def __init__(
         self, batch: pa.RecordBatch, plan: ScoringPlan, photo: Read | None = None, clock: Stopwatch | None = None
@@ -217,7 +220,7 @@ class _Photos:
         self.digests: list[str | None] | None = [None] * batch.num_rows if plan.digest_column else None
         self._photo = cast(Read, photo)
         self._clock = clock or Stopwatch()
-        self._preprocessing = cast(Preprocessing, plan.preprocessing)
+        self._preprocessing = cast(AnyPreprocessing, plan.preprocessing)
 
     def __len__(self) -> int:
         return int(self.kept.num_rows)
@@ -225,19 +228,23 @@ class _Photos:
     def read(self, row: int, out: NDArray[np.float32]) -> None:
         self.decode(row, self.photo(row), out)
 
-    def photo(self, row: int) -> bytes | Image.Image:
-        """Return a row's photo; waits for one that is still on its way."""
+    def photo(self, row: int) -> Content:
+        """Return a row's photo, text or sound; waits for one that is still on its way."""
         start = time.perf_counter()
         try:
             return self._photo(row)
         finally:
             self._clock.add("fetch", start)
 
-    def decode(self, row: int, photo: bytes | Image.Image, out: NDArray[np.float32]) -> None:
+    def decode(self, row: int, photo: Content, out: NDArray[np.float32]) -> None:
         start = time.perf_counter()
         if self.digests is not None:
             self.digests[row] = sha256(photo)
-        image = self._preprocessing.decode(photo)
+        if not isinstance(self._preprocessing, Preprocessing):
+            self._preprocessing.apply(cast(Any, photo), out)
+            self._clock.add("decode", start)
+            return
+        image = self._preprocessing.decode(cast(bytes | Image.Image, photo))
         start = self._clock.add("decode", start)
         self._preprocessing.fit(image, out)
         self._clock.add("resize", start)
@@ -322,6 +329,9 @@ def unanswered(batch: pa.RecordBatch, plan: ScoringPlan, error: RowError) -> pa.
     """Return what `run` would for rows that have no result because of `error`."""
     block: _Photos | _Numbers
     block = _Numbers(batch, plan) if plan.preprocessing is None else _Photos(batch, plan)
+    if plan.source == "bytes" and block.digests is not None:
+        contents = batch.column(plan.input_column).to_pylist()
+        block.digests[:] = [None if content is None else sha256(content) for content in contents]
     return _to_batch(plan, Scored(block, errors=dict.fromkeys(range(batch.num_rows), error)))
 
 
