@@ -1,0 +1,114 @@
+"""Photos as rows: what is kept of them, what the network gets of them, and that both are what scoring has."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from sparkwright.networks.augmentation import Augmentation
+from sparkwright.networks.catalogue import load_network
+from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.training.arrays import fit_table
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.rows.readers import Draw, ImageReader
+from sparkwright.training.subject import WholeNetwork
+
+pytestmark = pytest.mark.timeout(120)
+
+DRAW = Draw(seed=0, epoch=1, replica=2, step=3)
+ALL = Augmentation(crop=(0.5, 1), flip_horizontal=0.5, rotate=10, brightness=0.2, saturation=0.2, cutout=0.2)
+
+
+def photo(number: int, width: int = 60, height: int = 44) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def kept(reader: ImageReader, count: int = 6) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    raw = np.stack([reader.read(photo(number)) for number in range(count)])
+    return raw, np.arange(count, dtype=np.int64) - 3  # keys are signed
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_inputs_without_a_draw_are_those_of_scoring_bit_for_bit(channels: str) -> None:
+    preprocessing = Preprocessing((32, 32), channels=channels, mean=(0.4, 0.5, 0.6), augmentation=ALL)  # type: ignore[arg-type]
+    reader = ImageReader(preprocessing)
+    raw, keys = kept(reader)
+    assert raw.dtype == np.uint8
+    assert raw.shape[1:] == reader.row_shape == (32, 32, 3)
+    scored = np.stack([preprocessing.apply(photo(number)) for number in range(6)])
+    assert np.array_equal(reader.batch(raw, keys, None).numpy(), scored)
+
+
+def test_augmentation_depends_on_the_rows_key_the_epoch_and_the_seed_alone() -> None:
+    reader = ImageReader(Preprocessing((32, 32), augmentation=ALL))
+    raw, keys = kept(reader)
+    whole = reader.batch(raw, keys, DRAW).numpy()
+    turned = reader.batch(raw[::-1].copy(), keys[::-1].copy(), Draw(0, 1, replica=0, step=9)).numpy()
+    assert np.array_equal(turned[::-1], whole)
+    for other in (Draw(1, 1, 2, 3), Draw(0, 2, 2, 3)):
+        assert not np.array_equal(reader.batch(raw, keys, other).numpy(), whole)
+    assert not np.array_equal(reader.batch(raw, keys + 1, DRAW).numpy()[0], whole[0])
+
+
+def test_mixup_blends_inputs_as_it_says_and_depends_on_replica_and_step() -> None:
+    plain = ImageReader(Preprocessing((32, 32)))
+    mixing = ImageReader(Preprocessing((32, 32), augmentation=Augmentation(mixup=1.0)))
+    raw, keys = kept(plain)
+    x = plain.batch(raw, keys, DRAW).numpy()
+    found = mixing.mixing(6, DRAW)
+    assert found is not None
+    share, partner = found
+    assert mixing.batch(raw, keys, DRAW).numpy() == pytest.approx(share * x + (1 - share) * x[partner], abs=1e-5)
+    assert plain.mixing(6, DRAW) is None
+    others = [mixing.mixing(6, Draw(0, 1, 2, 4)), mixing.mixing(6, Draw(0, 1, 1, 3))]
+    assert all(other is not None and other[0] != share for other in others)
+    assert np.array_equal(mixing.batch(raw, keys, None).numpy(), x)
+
+
+def test_photos_that_cannot_be_read_are_counted_by_kind_and_the_others_keep_their_order(tmp_path: Path) -> None:
+    reader = ImageReader(Preprocessing((32, 32)))
+    rows, problems = reader.read_all(pa.array([photo(0), b"", photo(1), b"no photo"], pa.binary()))
+    assert [row is None for row in rows] == [False, True, False, True]
+    assert problems == ["the photo cannot be read (empty)", "the photo cannot be read (unreadable)"]
+    assert np.array_equal(rows[2], reader.read(photo(1)))
+    (tmp_path / "a.jpg").write_bytes(photo(2))
+    located = ImageReader(Preprocessing((32, 32)), located=True)
+    paths = [str(tmp_path / "a.jpg").encode(), str(tmp_path / "b.jpg").encode()]
+    rows, problems = located.read_all(pa.array(paths, pa.binary()))
+    assert np.array_equal(rows[0], reader.read(photo(2)))
+    assert problems == ["the photo cannot be read (not found)"]
+
+
+def test_photos_smaller_than_the_input_are_named_where_nothing_resizes() -> None:
+    reader = ImageReader(Preprocessing((100, 100), resize="none"))
+    rows, problems = reader.read_all(pa.array([photo(0)], pa.binary()))
+    assert rows == [None]
+    assert problems == ["the photo cannot be read (wrong size)"]
+
+
+def test_training_with_batches_made_ahead_has_the_bits_of_training_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_network("digits_cnn").with_augmentation(Augmentation(crop=(0.6, 1), rotate=10, mixup=0.3))
+    table = {"photo": [photo(number) for number in range(40)], "label": [number % 3 for number in range(40)]}
+    config = TrainingConfig(epochs=2, batch_size=6, replicas=2, threads=2, learning_rate=0.001)
+    subject = WholeNetwork.of(network, new_head=True, train_from="all")
+
+    def weights() -> dict[str, NDArray[np.float32]]:
+        result = fit_table(table, config, features="photo", subject=subject)
+        assert result.network is not None
+        assert result.network.preprocessing is not None
+        assert result.network.preprocessing.augmentation is not None
+        return result.network.weights() | result.head.weights()
+
+    ahead = weights()
+    monkeypatch.setattr(ImageReader, "ahead", False)
+    one_by_one = weights()
+    assert all(np.array_equal(ahead[name], one_by_one[name]) for name in ahead)
+    start = network.weights()
+    assert any(not np.array_equal(ahead[name], start[name]) for name in start if name in ahead)
