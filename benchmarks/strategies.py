@@ -39,9 +39,9 @@ from sparkwright.models import library_versions
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
-from sparkwright.training.head import build_head
 from sparkwright.training.optimizers import make_optimizer
 from sparkwright.training.strategies import make_strategy
+from sparkwright.training.subject import build_head
 
 INTERVALS = (1, 4, 16, 64)
 STRATEGIES = ("averaging", "outer")
