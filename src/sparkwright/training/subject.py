@@ -23,6 +23,7 @@ from torch import nn
 
 from sparkwright.errors import InputError
 from sparkwright.models import Model
+from sparkwright.networks.factory import factories_of, trust
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.network import Network
 from sparkwright.networks.torch_network import TorchNetwork
@@ -58,6 +59,11 @@ class Subject(ABC):
     def for_column(self, types: pa.Schema, columns: Columns) -> "Subject":  # noqa: ARG002
         """Return what takes rows from columns of these types."""
         return self
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """What `Network.to_spec` says of the networks in it."""
+        return []
 
     @abstractmethod
     def standardises(self, config: TrainingConfig) -> bool:
@@ -222,6 +228,10 @@ class WholeNetwork(Subject):
     def reader(self) -> Reader:
         return make_reader(self.body.preprocessing, self.body.input_shape, located=self.located)
 
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        return [part.to_spec() for part in (self.body, self.head) if part is not None]
+
     def for_column(self, types: pa.Schema, columns: Columns) -> "WholeNetwork":
         """Return what takes photos' bytes from a binary column, and their paths from a column of text."""
         type_ = types.field(columns.features[0]).type if columns.features[0] in types.names else None
@@ -295,6 +305,7 @@ class WholeNetwork(Subject):
         """Rebuild from what `to_bytes` put together."""
 
         def part(name: str) -> TorchNetwork:
+            trust(*factories_of(facts[name]))  # the driver of this training has named them
             own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
             return TorchNetwork.from_spec(facts[name], own)
 
