@@ -1,15 +1,18 @@
 """P3: training and serving preprocess with the same code and get the same bytes."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from scoring.photos import pixels_network
 
 from sparkwright.models import Model
+from sparkwright.networks.augmentation import PRESETS
 from sparkwright.networks.mlp import mlp
 from sparkwright.networks.onnx_network import OnnxNetwork
 from sparkwright.networks.preprocessing import Preprocessing
@@ -17,6 +20,9 @@ from sparkwright.scoring.features import featurize
 from sparkwright.scoring.featurizer import Featurizer
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.scoring.predictor import Predictor
+from sparkwright.training.rows.encoding import ENCODED
+from sparkwright.training.rows.readers import ImageReader
+from sparkwright.training.rows.store import Store
 
 PREPROCESSING = Preprocessing((6, 5), short_side=7, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -79,3 +85,20 @@ def test_batch_size_changes_no_byte(spark: Any, batch_size: int) -> None:
     expected = np.stack([PREPROCESSING.apply(photo).ravel() for photo in photos()])
     served = Featurizer(network=pixels(), batchSize=batch_size).transform(rows(spark))
     assert vectors(served, "features").tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 20, 0], ids=["in memory", "in a file"])
+def test_what_a_training_keeps_of_photos_becomes_the_bytes_that_scoring_gives_the_network(
+    tmp_path: Path, memory_bytes: int
+) -> None:
+    reader = ImageReader(dataclasses.replace(PREPROCESSING, augmentation=PRESETS["photos"]))
+    encoded = {name: pa.nulls(len(photos()), type_) for name, type_ in zip(ENCODED.names, ENCODED.types, strict=True)}
+    places = {"worker": 0, "replica": 0, "side": 0, "weight": 1.0, "target": 0.0}
+    encoded |= {name: pa.array([value] * len(photos()), ENCODED.field(name).type) for name, value in places.items()}
+    encoded["features"] = pa.array(photos(), pa.binary())
+    encoded["key"] = pa.array(range(len(photos())), pa.int64())
+    store = Store(range(1), memory_bytes, tmp_path, reader)
+    store.add(pa.record_batch(encoded, schema=ENCODED))
+    kept = store.finish(0)[0]
+    trained = reader.batch(kept.x.take(np.arange(len(photos()))), kept.key, None)
+    assert np.array_equal(trained, np.stack([PREPROCESSING.apply(photo) for photo in photos()]))
