@@ -6,14 +6,15 @@ Workers are processes of this machine that host one replica each and talk over g
 transport that a gang uses; a sync sums one float32 vector as long as the weights (averaging with an optimiser of s
 vectors of state sums 1 + s such vectors at a time). Seconds are medians over syncs of the slowest worker's.
 
-The model. A sync takes ``ceil(log2 W)`` levels up to rank 0 and as many down, each one transfer of the B bytes at
-bandwidth b after a latency l; adding what came takes B / a:
+The model. Each of W workers gets its W-th of all, adds it up, and gives the result to the others, so (W - 1) / W of the
+B bytes leave and reach each worker twice, at bandwidth b after a latency l for each of its W messages of a piece (of
+4 MiB for each worker); adding takes B / a:
 
-    seconds = 2 · ceil(log2 W) · (l + B / b) + ceil(log2 W) · B / a
+    seconds = pieces · W · l + 2 · (W - 1) / W · B / b + (W - 1) / W · B / a
 
-On one machine the transfers of a level share its cores: one that can carry `lanes` of them at a time takes
-``ceil(transfers / lanes)`` turns for a level. Latency and bandwidth are measured with two processes that pass vectors
-to and fro; so the syncs of 2, 4 and 8 workers, which the model foretells, test it.
+On one machine all transfers share its cores: one that can carry `lanes` of them at a time takes W / `lanes` times as
+long for the bytes. Latency and bandwidth are measured with two processes that pass vectors to and fro; so the syncs of
+2, 4 and 8 workers, which the model foretells, test it.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from sparkwright.models import library_versions
 from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.transports._base import hosting
-from sparkwright.training.transports.gang import Gang
+from sparkwright.training.transports.gang import _PIECE_BYTES, Gang
 
 PING_BYTES = (4, 1 << 20, 64 << 20)
 SECONDS_AT_MOST = 3.0  # for the syncs of one measurement, about
@@ -139,12 +140,10 @@ def table(report: dict[str, Any]) -> str:
 
 def model_s(size: int, workers: int, report: dict[str, Any]) -> float:
     """Return the seconds that the model foretells for a sync of `size` bytes on one machine."""
-    seconds, transfer = 0.0, report["latency_s"] + size / report["bandwidth"]
-    for level in range(math.ceil(math.log2(workers))):
-        pairs = math.ceil((workers - (1 << level)) / (2 << level))
-        turns = math.ceil(pairs / report["lanes"])
-        seconds += turns * (2 * transfer + size / report["add"])
-    return seconds
+    share = (workers - 1) / workers * size
+    pieces = math.ceil(size / (workers * _PIECE_BYTES)) if workers > 1 else 0
+    sharing = max(1.0, workers / report["lanes"])
+    return pieces * workers * report["latency_s"] + share * (2 * sharing / report["bandwidth"] + 1 / report["add"])
 
 
 def measure_link() -> dict[str, float]:

@@ -194,10 +194,10 @@ class TorchNetwork(Network):
     def output_shape(self) -> Shape:
         if self.is_foreign:
             return self.forward(np.zeros((1, *self.input_shape), np.float32)).shape[1:]
-        # On the meta device only shapes are computed.
-        state = {name: value.to("meta") for name, value in self.module.state_dict().items()}
+        # An empty batch computes shapes alone. The meta device would too, but imports torch's compiler: a second.
+        weight = next(iter(self.module.state_dict().values()), torch.empty(0))
         with torch.no_grad():
-            output = torch.func.functional_call(self.module, state, torch.empty((1, *self.input_shape), device="meta"))
+            output = self.module(torch.empty((0, *self.input_shape), device=weight.device))
         return tuple(output.shape[1:])
 
     @cached_property

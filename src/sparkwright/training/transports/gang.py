@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
 from sparkwright.errors import WorkerError
 from sparkwright.training.compression import PLAIN, Codec
@@ -30,6 +31,8 @@ from sparkwright.training.transports.in_process import InProcess
 __all__ = ["Gang", "Meeting"]
 
 T = TypeVar("T")
+
+_PIECE_BYTES = 1 << 22  # of a slice
 
 _SLICE_BYTES = 1 << 16
 """From which size of a slice on it pays to cut a tensor: below, messages cost more than their bytes."""
@@ -157,20 +160,28 @@ class Gang(Transport):
         if self._group is None or codec is not PLAIN or like.nbytes < len(self.hosts) * _SLICE_BYTES:
             return super().completed(nodes, codec)
         own = [self._node(nodes, *node, like, codec) for node in self._subtrees[self.rank]]
-        workers, size = len(self.hosts), -(-like.numel() // len(self.hosts))
-        padded_KN = like.new_zeros(len(own), workers * size)
-        for row, node in zip(padded_KN, own, strict=True):
-            row[: like.numel()] = node.flatten()  # type: ignore[union-attr]
-        sent = padded_KN.view(-1, workers, size).transpose(0, 1).contiguous().flatten()
-        sizes = [len(roots) * size for roots in self._subtrees]
-        received, result = sent.new_empty(sum(sizes)), sent.new_empty(workers * size)
+        flat = [node.contiguous().view(-1) for node in own if node is not None]
+        # Piece by piece: room for all of it at once would cost more than the transfer, in page faults alone.
+        step = len(self.hosts) * _PIECE_BYTES // like.element_size()
         with self._contact("all others"):
-            self._joined.alltoall_base(received, sent, sizes, [len(own) * size] * workers).wait()
-            roots = [root for subtrees in self._subtrees for root in subtrees]
-            slices = dict(zip(roots, received.view(-1, size), strict=True))
-            self._joined._allgather_base(result, InProcess(self.replicas).completed(slices)).wait()
-        self.sent_bytes += (workers - 1) * (len(own) + 1) * size * like.element_size()
-        return result[: like.numel()].view(like.shape)
+            for pieces in zip(*(node.split(step) for node in flat), strict=True):
+                pieces[0].copy_(self._sum_of_slices(pieces))
+        return flat[0].view(like.shape)
+
+    def _sum_of_slices(self, own: Sequence[Tensor]) -> Tensor:
+        """Return the sum of a vector over all replicas, given those nodes that this worker adds up alone."""
+        workers, length = len(self.hosts), len(own[0])
+        size = -(-length // workers)
+        sent_KN = torch.stack([functional.pad(node, (0, workers * size - length)) for node in own])
+        sent = sent_KN.view(-1, workers, size).transpose(0, 1).contiguous().flatten()
+        sizes = [len(subtrees) * size for subtrees in self._subtrees]
+        received, result = sent.new_empty(sum(sizes)), sent.new_empty(workers * size)
+        self._joined.alltoall_base(received, sent, sizes, [len(own) * size] * workers).wait()
+        roots = [root for subtrees in self._subtrees for root in subtrees]
+        slices = dict(zip(roots, received.view(-1, size), strict=True))
+        self._joined._allgather_base(result, InProcess(self.replicas).completed(slices)).wait()
+        self.sent_bytes += (workers - 1) * (len(own) + 1) * size * sent.element_size()
+        return result[:length]
 
     def _send(self, tensor: Tensor, rank: int) -> None:
         with self._contact(f"rank {rank}"):
