@@ -7,6 +7,8 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from sparkwright.training.batch_norm import statistics
+
 __all__ = ["Flat", "Group", "flatten"]
 
 _ALIGNMENT = 16  # float32s in 64 bytes: kernels may round differently on tensors that start elsewhere
@@ -38,26 +40,38 @@ class Flat:
         gradient_N: The weights' gradient.
         groups: All weights, by what an optimiser does with them.
         tensors: Where each parameter lies, by its name in the module.
+        trained: How many of the N are weights and learnt by gradients; running statistics of BatchNorm come behind.
+        variances: Where those of them lie that are never below 0.
     """
 
     state_SN: Tensor
     gradient_N: Tensor
     groups: tuple[Group, ...]
     tensors: Mapping[str, slice]
+    trained: int
+    variances: tuple[slice, ...] = ()
+
+    @property
+    def statistics_SM(self) -> Tensor:
+        """The running statistics, and means of them if there are such: a view."""
+        return self.state_SN[:, self.trained :]
 
     @property
     def weights_N(self) -> Tensor:
-        """The weights: a view."""
+        """The weights, and the statistics behind them: a view."""
         return self.state_SN[0]
 
 
-def flatten(module: nn.Module, slots: int, rate_factors: Mapping[str, float] | None = None) -> Flat:
-    """Make all trainable parameters of `module` views of one vector, and their gradients views of another.
+def flatten(
+    module: nn.Module, slots: int, rate_factors: Mapping[str, float] | None = None, *, moving: bool = True
+) -> Flat:
+    """Make all that `module` learns views of one vector, and its parameters' gradients views of another.
 
     Args:
-        module: Its parameters keep their values, and their layout in memory.
+        module: Its parameters keep their values, their layout in memory, and the one device that they are on.
         slots: How many vectors of state the optimiser needs; zero at first.
         rate_factors: What the learning rate is multiplied with, by parameter; 1 for those that are not named.
+        moving: Whether running statistics move.
     """
     factors = rate_factors or {}
 
@@ -73,12 +87,23 @@ def flatten(module: nn.Module, slots: int, rate_factors: Mapping[str, float] | N
             inside.append(tensors[name])
             size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         groups.append(Group(slice(start, size), -factor, not vectors, tuple(inside)))
-    flat = Flat(torch.zeros(1 + slots, size), torch.zeros(size), tuple(groups), tensors)
+    trained, places = size, list[tuple[nn.Module, str, slice]]()
+    for norm, name in statistics(module.train()) if moving else ():
+        count = getattr(norm, name).numel()
+        places.append((norm, name, slice(size, size + count)))
+        size += -(-count // _ALIGNMENT) * _ALIGNMENT
+    variances = tuple(part for _, name, part in places if name == "running_var")
+    device = next((parameter.device for _, parameter in parameters), None)
+    zeros_SN, zeros_N = torch.zeros(1 + slots, size, device=device), torch.zeros(size, device=device)
+    flat = Flat(zeros_SN, zeros_N, tuple(groups), tensors, trained, variances)
     for name, parameter in parameters:
         weights = _shaped(flat.weights_N[tensors[name]], parameter)
         weights.copy_(parameter.detach())
         gradient = _shaped(flat.gradient_N[tensors[name]], parameter)
         parameter.data, parameter.grad = weights, gradient
+    for layer, name, part in places:
+        flat.weights_N[part].copy_(getattr(layer, name))
+        setattr(layer, name, flat.weights_N[part])
     return flat
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
 from sparkwright.training.allocation import freed_memory_kept
+from sparkwright.training.batch_norm import COUNTER
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
@@ -150,7 +151,11 @@ def train_head(
         output = subject.output(fitted.module)
         if selection.temperature != 1 and output is not None:
             _divide(output, selection.temperature)
-        weights = {name: value.detach().numpy().copy() for name, value in fitted.module.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in fitted.module.state_dict().items()
+            if not name.endswith(COUNTER)
+        }
     return Outcome(weights, **vars(selection), seconds=seconds)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import NotFiniteError
+from sparkwright.training.batch_norm import hold
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.health import Health
@@ -78,6 +79,12 @@ class Replica:
         shard: The rows it trains on; may be empty.
         task: Loss and targets.
         config: Of the whole training.
+def _may_draw(layer: nn.Module) -> bool:
+    """Whether a layer's output may be random in training; of layers that are not torch's nobody knows."""
+    known = type(layer).__module__.split(".")[0] in ("torch", "sparkwright")
+    return not known or bool(getattr(layer, "p", 0) or getattr(layer, "dropout", 0))
+
+
 
     Attributes:
         flat: Weights and optimiser's state.
@@ -94,6 +101,7 @@ class Replica:
         self.index = index
         self.module = module
         self.shard = shard
+        apart: Whether its running statistics do, until the epoch ends.
         self.step = 0
         self.differs = False
         self.health: Health | None = None
@@ -108,9 +116,12 @@ class Replica:
         self.average = WeightAverage(config)
         self._limits = config.clip_norm, config.clip_value
         self.passes = Passes(module, config, index)
-        self.flat = flatten(module, self._optimizer.slots + self.average.slots, rate_factors(module, config))
+        self._held = config.batch_norm == "frozen"
+        slots = self._optimizer.slots + self.average.slots
+        self.flat = flatten(module, slots, rate_factors(module, config), moving=not self._held)
+        self.apart = config.batch_norm == "local" and self.flat.trained < len(self.flat.weights_N)
         self.average.start(self.flat)
-        self._draws = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.modules())
+        self._draws = any(map(_may_draw, module.modules()))
         self._batches: list[Tensor] = []
         self._epoch = 0
         self._ahead = config.threads if shard.reader.ahead else 0
@@ -136,6 +147,8 @@ class Replica:
             if not len(batches[number]):
                 return torch.empty(0)
             return shard.batch(batches[number], Draw(seed, epoch, index, (epoch - 1) * steps + number + 1))
+        if self._held:
+            hold(self.module)
 
         return Ahead(make, steps, self._ahead).take if self._ahead else make
 
@@ -210,6 +223,8 @@ class Replica:
         lengths = carried["lengths"].tolist()
         parts = [torch.split(carried[name], lengths) for name in _WAITING] if lengths else []
         self._waiting = list(zip(*parts, strict=True)) if parts else []
+        if self.apart and not self.differs:
+            own["statistics"] = self.flat.statistics_SM.clone()
         if self.differs:
             self.flat.state_SN.copy_(carried["state"])
 
@@ -221,6 +236,8 @@ class Replica:
             f"or look for extreme values in the features; the batch's rows have the keys "
             f"{', '.join(keys[:_KEYS_TOLD])}{more}."
         )
+        elif self.apart:
+            self.flat.statistics_SM.copy_(carried["statistics"])
 
     def end_epoch(self) -> None:
         """Bring `sums` up to date."""

@@ -70,10 +70,12 @@ class Reader(ABC):
 
     @property
     def row_shape(self) -> tuple[int, ...] | None:
+        """Shape of a kept row."""
         return None
 
     @property
     def item_shape(self) -> tuple[int, ...] | None:
+        """Shape of an item of ragged rows."""
         return None
 
     @abstractmethod

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparkwright.training.compression import PLAIN, Codec
+from sparkwright.training.flat import Flat
 from sparkwright.training.replica import Replica
 from sparkwright.training.transports._base import Transport
 
@@ -63,6 +64,12 @@ class Strategy(ABC):
         """Return what a checkpoint must hold beyond the replicas: the same in every process; by name, not copied."""
         return {}
 
+    def _keep_positive(self, flat: Flat, weights_N: Tensor) -> None:
+        """Bring variances that a lossy codec has made negative back to 0, in place."""
+        if self.codec is not PLAIN:
+            for part in flat.variances:
+                weights_N[part].clamp_(min=0)
+
     @abstractmethod
     def advance(self, replicas: Sequence[Replica], interval: Interval, transport: Transport) -> None:
         """Train the hosted replicas over an interval and combine them with all others; a collective call.
@@ -77,6 +84,7 @@ class Apart(Strategy):
     What is summed is each one's change since then, times its share of the rows: `meet` makes of it what all go on from.
     The change is that of weights and optimiser's state; or of the weights alone, and each replica keeps its optimiser's
     state, where a codec with error feedback sends it: a mean of squares that comes late or too small does harm.
+    BatchNorm's running statistics are among what is common; if they are to stay apart, at the ends of epochs alone.
     """
 
     def start(self, replicas: Sequence[Replica], state: Mapping[str, Tensor] | None = None) -> None:
@@ -84,8 +92,16 @@ class Apart(Strategy):
         for replica in replicas:
             replica.differs = replica.differs or keeps
         sent = 1 if keeps else None
-        self._common = (state or {}).get("common", replicas[0].flat.state_SN)[:sent].clone()
+        own_SN = replicas[0].flat.state_SN
+        self._common = (state or {}).get("common", own_SN)[:sent].to(own_SN.device, copy=True)
+        self._trained, self._apart = replicas[0].flat.trained, replicas[0].apart
+        if self._apart and state:
+            self._common[:, self._trained :] = state["statistics"]
         self._changes = [torch.empty_like(self._common) for _ in replicas]
+
+    def state(self) -> dict[str, Tensor]:
+        # Replicas have what is common, but for statistics that are apart.
+        return {"statistics": self._common[:, self._trained :]} if self._apart else {}
 
     def met(self, replica: Replica) -> Tensor:
         """Return the part of a replica's state that is common at a sync: a view."""
@@ -96,9 +112,19 @@ class Apart(Strategy):
             for replica, change in zip(replicas, self._changes, strict=True):
                 replica.train(interval.numbers, interval.first_step, interval.rates)
                 torch.sub(self.met(replica), self._common, out=change).mul_(interval.share(replica.index))
-            return self._changes
+                if replica.apart and not interval.last:
+                    change[:, self._trained :].zero_()
+            return [change.cpu() for change in self._changes]  # a transport's tensors are the host's
 
-        self.meet(transport.sum_of(train, self.codec, replicas), replicas, last=interval.last)
+        change_SN = transport.sum_of(train, self.codec, replicas).to(self._common.device)
+        own = [replica.flat.statistics_SM.clone() for replica in replicas]
+        self.meet(change_SN, replicas, last=interval.last)
+        for replica, own_SM in zip(replicas, own, strict=True):
+            if replica.apart and not interval.last:
+                replica.flat.statistics_SM.copy_(own_SM)
+            else:
+                self._keep_positive(replica.flat, replica.flat.weights_N)
+        self._keep_positive(replicas[0].flat, self._common[0])
 
     @abstractmethod
     def meet(self, change_SN: Tensor, replicas: Sequence[Replica], *, last: bool) -> None:

@@ -26,7 +26,7 @@ class Averaging(Apart):
 
         def train() -> list[Tensor]:
             replica.train(interval.numbers, interval.first_step, interval.rates)
-            return [replica.flat.state_SN]
+            return [replica.flat.state_SN.cpu()]
 
         replica.flat.state_SN.copy_(transport.sum_of(train, replicas=replicas))
         return None

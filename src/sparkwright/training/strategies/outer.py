@@ -39,20 +39,26 @@ class Outer(Apart):
         super().start(replicas, state)
         for replica in replicas:
             replica.differs = replica.differs or self._pull < 1
-        self._velocity_N = state["velocity"].clone() if state else torch.zeros_like(self._common[0])
+        self._velocity_N = torch.zeros_like(self._common[0, : self._trained])
+        if state:
+            self._velocity_N.copy_(state["velocity"])
 
     def state(self) -> dict[str, Tensor]:
         common = {"common": self._common} if self._pull < 1 else {}  # else the replicas have it
-        return {"velocity": self._velocity_N, **common}
+        return {"velocity": self._velocity_N, **common, **super().state()}
 
     def meet(self, change_SN: Tensor, replicas: Sequence[Replica], *, last: bool) -> None:
-        weights_N, change_N = self._common[0], change_SN[0]
+        # Statistics are averaged: momentum could make a variance negative.
+        weights_N, statistics_M = self._common[0, : self._trained], self._common[0, self._trained :]
+        statistics_M.add_(change_SN[0, self._trained :])
+        change_N = change_SN[0, : self._trained]
         self._velocity_N.mul_(self._momentum).add_(change_N)
         weights_N.add_(change_N, alpha=self._rate).add_(self._velocity_N, alpha=self._rate * self._momentum)
         self._common[1:].add_(change_SN[1:])
         for replica in replicas:
             self.met(replica)[1:].copy_(self._common[1:])
+            replica.flat.weights_N[self._trained :].copy_(statistics_M)
             if last or self._pull == 1:
-                replica.flat.weights_N.copy_(weights_N)
+                replica.flat.weights_N[: self._trained].copy_(weights_N)
             else:
-                replica.flat.weights_N.lerp_(weights_N, self._pull)
+                replica.flat.weights_N[: self._trained].lerp_(weights_N, self._pull)

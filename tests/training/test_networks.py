@@ -1,0 +1,182 @@
+"""Whole networks train like heads do: the same bits for any number of workers, frozen layers as they were."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from sparkwright.errors import ColumnError, InputError
+from sparkwright.models import Model
+from sparkwright.networks.catalogue import load_network
+from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.training.arrays import fit_table
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.result import TrainingResult
+from sparkwright.training.subject import WholeNetwork
+
+SMALL = {"input_shape": (3, 16, 16), "outputs": 2, "channels": (4, 8), "features": 8}
+PREPROCESSING = Preprocessing((16, 16), resize="exact", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def photo(label: str, seed: int) -> bytes:
+    """A noisy photo, dark above and bright below, or the other way round."""
+    pixels = np.random.default_rng(seed).normal(128, 40, (20, 24, 3))
+    pixels[:10] += 40 if label == "bright" else -40
+    pixels[10:] -= 40 if label == "bright" else -40
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def photos(count: int = 48) -> pa.Table:
+    labels = ["bright", "dark"] * (count // 2)
+    content = pa.array([photo(label, seed) for seed, label in enumerate(labels)], pa.binary())
+    split = (["train"] * 4 + ["validation"] * 2) * (count // 6)
+    return pa.table({"content": content, "label": labels, "split": split})
+
+
+def small_cnn(**options: Any):
+    network = load_network("small_cnn", weights="random", seed=1, **SMALL, **options)
+    return network.with_preprocessing(PREPROCESSING)
+
+
+def config(**changes: Any) -> TrainingConfig:
+    plain = {"epochs": 3, "replicas": 2, "batch_size": 8, "sync_every": 2, "learning_rate": 0.01, "weight_decay": 0.01}
+    return TrainingConfig(**{**plain, **changes})
+
+
+def fit(subject: WholeNetwork, table: pa.Table, **changes: Any) -> TrainingResult:
+    return fit_table(table, config(**changes), features="content", split="split", subject=subject)
+
+
+def weights(result: TrainingResult) -> Mapping[str, np.ndarray]:
+    head = {} if result.head is None else {f"head.{name}": value for name, value in result.head.weights().items()}
+    assert result.network is not None
+    return {**result.network.weights(), **head}
+
+
+def test_a_network_with_a_new_head_learns_photos() -> None:
+    result = fit(WholeNetwork.of(small_cnn(), new_head=True), photos(), epochs=8)
+    assert result.classes == ("bright", "dark")
+    assert result.validation["accuracy"] == 1.0
+    assert result.network is not None
+    assert result.network.layer == "fc1"
+    model = Model(result.network, result.head, "classification", result.classes)
+    scores = model.full.forward(PREPROCESSING.apply(photo("dark", 1000))[None])
+    assert scores.argmax() == 1
+
+
+@pytest.mark.parametrize("strategy", ["averaging", "all_reduce", "outer"])
+@pytest.mark.parametrize("batch_norm", ["averaged", "local", "frozen"])
+def test_frozen_layers_stay_bit_equal_and_others_move(strategy: str, batch_norm: str) -> None:
+    network = small_cnn()
+    subject = WholeNetwork.of(network, new_head=True, train_from="block2")
+    before, after = network.weights(), weights(fit(subject, photos(), strategy=strategy, batch_norm=batch_norm))
+    for name, value in after.items():
+        if name.startswith("block1"):
+            np.testing.assert_array_equal(value, before[name], name)
+    assert not np.array_equal(after["block2.conv.weight"], before["block2.conv.weight"])
+    moved = not np.array_equal(after["block2.bn.running_mean"], before["block2.bn.running_mean"])
+    assert moved == (batch_norm != "frozen")
+    assert (after["block2.bn.running_var"] >= 0).all()
+
+
+def test_statistics_are_those_of_all_replicas() -> None:
+    """With a rate of almost nothing, and momentum 1 for a step, they are the means over the replicas' batches."""
+    network = small_cnn()
+    network.module.block1.bn.momentum = 1.0
+    table = photos().filter(pa.compute.equal(pa.array((["train"] * 4 + ["validation"] * 2) * 8), "train"))
+    shares = fit(
+        WholeNetwork.of(network, new_head=True), table, epochs=1, batch_size=64, learning_rate=1e-12, weight_decay=0
+    )
+    x = np.stack([PREPROCESSING.apply(content.as_py()) for content in table["content"]])
+    with torch.no_grad():
+        maps = network.module.block1.conv(torch.from_numpy(x))
+    # Each photo counts alike: a replica's statistics weigh as much as it has photos.
+    np.testing.assert_allclose(weights(shares)["block1.bn.running_mean"], maps.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_going_on_from_a_model_keeps_what_its_classes_are() -> None:
+    first = fit(WholeNetwork.of(small_cnn(), new_head=True, train_from="head"), photos())
+    model = Model(first.network, first.head, "classification", first.classes)
+    again = fit(WholeNetwork.of(model, train_from="all"), photos(), epochs=1, learning_rate=1e-9, weight_decay=0)
+    for name, value in weights(first).items():
+        if not name.startswith("head") and "running" not in name and "num_batches" not in name:
+            np.testing.assert_allclose(weights(again)[name], value, atol=1e-6)
+    assert again.classes == ("bright", "dark")
+    odd = photos().set_column(1, "label", pa.array(["bright", "dim"] * 24))
+    with pytest.raises(ColumnError, match="`label` holds labels that are no classes: dim"):
+        fit(WholeNetwork.of(model), odd)
+
+
+def test_photos_that_cannot_be_read_are_counted() -> None:
+    table = photos()
+    content = table["content"].to_pylist()
+    content[0], content[1], content[2] = b"no photo", None, b""
+    table = table.set_column(0, "content", pa.array(content, pa.binary()))
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    with pytest.raises(ColumnError, match=r"3 of 48 rows .* 1 where the photo cannot be read \(unreadable\)") as caught:
+        fit(subject, table)
+    assert "1 where `content` is null" in str(caught.value)
+    assert "1 where `content` is empty" in str(caught.value)
+    result = fit_table(table, config(epochs=1), features="content", split="split", subject=subject, invalid="skip")
+    assert result.skipped == 3
+    assert sum(result.rows.values()) == 45
+
+
+def test_paths_are_read_where_the_rows_are(tmp_path) -> None:
+    table = photos(12)
+    paths = []
+    for number, content in enumerate(table["content"].to_pylist()):
+        paths.append(str(tmp_path / f"{number}.png"))
+        (tmp_path / f"{number}.png").write_bytes(content)
+    (tmp_path / "3.png").unlink()
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    result = fit_table(
+        table.set_column(0, "content", pa.array(paths)),
+        config(epochs=1),
+        features="content",
+        split="split",
+        subject=subject,
+        invalid="skip",
+    )
+    assert result.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("train_from", "message"),
+    [
+        ("block3", "The network `small_cnn` has no layer `block3`. Did you mean `block2`?"),
+        (
+            "fc1.act",
+            "Nothing of the network `small_cnn` would train: all of its layers with weights are frozen when it",
+        ),
+    ],
+)
+def test_a_layer_that_leaves_nothing_to_train_is_refused(train_from: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        WholeNetwork.of(small_cnn().cut("fc1"), train_from=train_from)
+
+
+def test_labels_that_the_network_has_no_outputs_for_are_refused() -> None:
+    network = load_network("small_cnn", weights="random", **{**SMALL, "outputs": 5}).with_preprocessing(PREPROCESSING)
+    with pytest.raises(InputError, match=r"gives outputs of shape \(5,\), but the labels want 2. Give it a new head"):
+        fit(WholeNetwork.of(network), photos())
+
+
+def test_rows_of_numbers_train_a_network_that_takes_their_shape() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 256)).astype(np.float32)
+    y = np.where(x[:, :128].sum(1) > x[:, 128:].sum(1), "top", "bottom")
+    network = load_network("small_cnn", weights="random", input_shape=(1, 16, 16), outputs=2, channels=(4,))
+    result = fit_table({"x": x, "y": y}, config(), features="x", label="y", subject=WholeNetwork.of(network))
+    assert result.head is None
+    assert result.network is not None
+    assert result.network.classes == ("bottom", "top")
+    with pytest.raises(InputError, match="The rows have 255 numbers; the network `small_cnn` takes 1 x 16 x 16"):
+        fit_table({"x": x[:, 1:], "y": y}, config(), features="x", label="y", subject=WholeNetwork.of(network))
