@@ -8,6 +8,7 @@ from torch import nn
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica, Shard
 from sparkwright.training.rows.kept import Kept
+from sparkwright.training.settings import OPTIMIZERS
 from sparkwright.training.strategies._base import Interval
 from sparkwright.training.strategies.averaging import Averaging
 from sparkwright.training.tasks import Classification
@@ -42,7 +43,7 @@ def trajectory(optimizer: str, sync_every: int, replicas: int) -> torch.Tensor:
     return workers[0].flat.state_SN
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("sync_every", [1, 3])
 def test_replicas_that_see_the_same_rows_train_as_one_alone_whatever_the_interval(
     optimizer: str, sync_every: int

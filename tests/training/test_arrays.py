@@ -41,6 +41,10 @@ def accuracy(result: TrainingResult, x: NDArray, y: NDArray) -> float:
         {"class_weights": "balanced", "label_smoothing": 0.1},
         {"standardise": False, "replicas": 1, "nesterov": False, "schedule": "step"},
         {"replicas": 7, "sync_every": 1, "monitor": "accuracy"},
+        {"weight_average": "ema", "ema_decay": 0.95, "hidden": (16,)},
+        {"weight_average": "swa", "swa_from": 0.5, "strategy": "all_reduce"},
+        {"optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "one_cycle", "clip_norm": 1.0},
+        {"optimizer": "lamb", "learning_rate": 0.05, "accumulate": 2, "precision": "bfloat16"},
     ],
 )
 def test_classes_are_learnt(changes: dict[str, object]) -> None:
@@ -141,6 +145,22 @@ def test_a_refit_trains_on_validation_rows_too_for_the_best_number_of_epochs() -
     both = fit_arrays(np.concatenate([x, xv]), np.concatenate([y, yv]), QUICK.replace(epochs=best))
     assert digest(result) == digest(both)
     assert digest(result) != digest(fit_arrays(x, y, QUICK, validation=(xv, yv)))
+
+
+def test_a_refit_lowers_the_rate_where_the_selection_reached_a_plateau() -> None:
+    x, y = blobs(100)
+    xv, yv = blobs(80, seed=1)
+    config = QUICK.replace(schedule="plateau", plateau_patience=1, learning_rate=0.5, refit=True, calibrate=False)
+    result = fit_arrays(x, y, config, validation=(xv, yv))
+    rates = [event.learning_rate for event in result.history]
+    assert rates[0] == 0.5 > rates[-1]
+    table = config.replace(schedule="table", rate_table=dict(enumerate(rates)), epochs=result.best_epoch, refit=False)
+    assert digest(result) == digest(fit_arrays(np.concatenate([x, xv]), np.concatenate([y, yv]), table))
+
+
+def test_a_plateau_needs_validation_rows() -> None:
+    with pytest.raises(InputError, match="`schedule` 'plateau' looks at validation rows, and there are none"):
+        fit_arrays(*blobs(60), QUICK.replace(schedule="plateau"))
 
 
 def test_events_tell_of_all_replicas() -> None:

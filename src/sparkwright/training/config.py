@@ -41,7 +41,7 @@ class TrainingConfig:
         optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, ``"rmsprop"``, ``"adadelta"``, ``"adagrad"``, or for large
             batches ``"lamb"`` or ``"lars"``.
         learning_rate: The schedule's highest rate. None: 0.02 for SGD; for Adam and AdamW 0.006, in a
-            regression 0.01; for the others 1 (Adadelta, LARS), 0.01 (Adagrad, LAMB), 0.001 (RMSprop).
+            regression 0.01; for the others 10 (LARS), 1 (Adadelta), 0.01 (Adagrad, LAMB), 0.001 (RMSprop).
         momentum: Momentum of SGD, LARS and RMSprop; first-moment decay of Adam, AdamW and LAMB.
         nesterov: Whether the momentum of SGD and LARS looks ahead (Sutskever et al. 2013).
         beta2: Decay of the mean of squared gradients. None: 0.999 for Adam, AdamW and LAMB, 0.99 for RMSprop, 0.9 for
@@ -241,7 +241,7 @@ class TrainingConfig:
         if self.learning_rate is not None:
             return self.learning_rate
         adam = 0.01 if self.task == "regression" else 0.006
-        rates = {"sgd": 0.02, "rmsprop": 0.001, "adadelta": 1.0, "adagrad": 0.01, "lamb": 0.01, "lars": 1.0}
+        rates = {"sgd": 0.02, "rmsprop": 0.001, "adadelta": 1.0, "adagrad": 0.01, "lamb": 0.01, "lars": 10.0}
         return rates.get(self.optimizer, adam)
 
     @property
