@@ -76,7 +76,7 @@ def test_bad_rows_keep_their_place_with_kind_and_message() -> None:
     features, errors = table.column("features").to_pylist(), table.column("error").to_pylist()
     assert [value is None for value in features] == [False, True, True, True, True, False]
     assert [error and error["kind"] for error in errors] == [None, "empty", "empty", "unreadable", "unreadable", None]
-    assert errors[1]["message"] == "The photo's content is null."
+    assert errors[1]["message"] == "The row's content is null."
     assert np.array_equal(features[5], answer(3))
 
 

@@ -118,7 +118,7 @@ def test_too_many_failures_commit_nothing_and_name_the_files(spark: Spark, tmp_p
     message = str(caught.value)
     assert "2 x unreadable: The image cannot be decoded" in message
     assert "(photo00007, photo00008)" in message
-    assert "1 x empty: The photo's content is null. (photo00009)" in message
+    assert "1 x empty: The row's content is null. (photo00009)" in message
     with pytest.raises(NotFoundError, match=r"No features at .*: it has no features.json"):
         open_features(spark, str(out))
     # What was computed before the limit was known to be passed is not computed again.
@@ -135,7 +135,7 @@ def test_rows_that_failed_are_listed_with_path_kind_and_message(spark: Spark, tm
     failed = {row.path: row for row in made.failed.collect()}
     kinds = {path: row.kind for path, row in failed.items()}
     assert kinds == {"photo00007": "unreadable", "photo00008": "empty", "photo00009": "empty"}
-    assert failed["photo00009"].message == "The photo's content is null."
+    assert failed["photo00009"].message == "The row's content is null."
     assert set(made.failed.columns) == {"path", "sha256", "kind", "message"}
     again = featurize(spark, photo_rows(spark, [*[png(1)] * 7, png(2)]), means_network(), out, overwrite=True)
     assert again.failed is None

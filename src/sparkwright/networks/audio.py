@@ -160,6 +160,11 @@ class AudioPreprocessing:
         """
         return fill(self.read(content), np.empty(self.shape, np.float32) if out is None else out)
 
+    @property
+    def plain(self) -> Self:
+        """What scoring does: the same as training."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         return {"kind": "audio", **dataclasses.asdict(self)}
@@ -190,8 +195,8 @@ class AudioPreprocessing:
     @cached_property
     def _filters(self) -> NDArray[np.float64]:
         """Triangles of the mel scale, of shape (frequencies, bands), as torchaudio's and HTK's: 2595 log(1 + f/700)."""
-        mel = 2595 * np.log10(1 + np.array([self.low_hz, self.high_hz or 0.0]) / 700)
-        corners = 700 * (10 ** (np.linspace(*mel, self.bands + 2) / 2595) - 1)
+        low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (self.low_hz, self.high_hz or 0.0))
+        corners = 700 * (10 ** (np.linspace(low, high, self.bands + 2) / 2595) - 1)
         frequencies = np.fft.rfftfreq(self._window, 1 / self.sample_rate)[:, None]
         rising = (frequencies - corners[:-2]) / np.diff(corners[:-1])
         falling = (corners[2:] - frequencies) / np.diff(corners[1:])

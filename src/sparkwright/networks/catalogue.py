@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparkwright.errors import InputError, ModelError, NameUnknownError, NotFoundError, did_you_mean
 from sparkwright.events import Emit
+from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.network import Network
-from sparkwright.networks.preprocessing import PRESETS, Preprocessing, as_preprocessing
+from sparkwright.networks.preprocessing import PRESETS, AnyPreprocessing, Preprocessing, as_preprocessing
+from sparkwright.networks.text import TextPreprocessing
 
 if TYPE_CHECKING:
     from sparkwright.networks.torch_network import Architecture
@@ -25,11 +27,13 @@ _BUILDERS = {
         name: f"{name}:build"
         for name in (
             "alexnet",
+            "cnn1d",
             "factory",
             "lenet",
             "mlp",
             "mobilenet_v1",
             "mobilenet_v2",
+            "recurrent",
             "resnet",
             "small_cnn",
             "squeezenet",
@@ -140,6 +144,32 @@ _ENTRIES = (
         )
         for depth in (20, 32, 44, 56)
     ),
+    Entry("lstm", "Embedding and LSTM for texts, both ways", "recurrent", {"vocabulary": 20_001}, None, classes=None),
+    Entry(
+        "gru",
+        "Embedding and GRU for texts, both ways",
+        "recurrent",
+        {"vocabulary": 20_001, "cell": "gru"},
+        None,
+        classes=None,
+    ),
+    Entry("text_cnn", "CNN over words (Kim 2014)", "cnn1d", {"vocabulary": 20_001}, None, classes=None),
+    Entry(
+        "audio_cnn",
+        "CNN over the frames of log-mel spectrograms",
+        "cnn1d",
+        {
+            "channels": 64,
+            "max_length": 1000,
+            "widths": (64, 128, 128),
+            "kernels": (5,),
+            "norm": True,
+            "halve": True,
+            "pooling": "mean_max",
+        },
+        None,
+        classes=None,
+    ),
     *(
         Entry(
             f"squeezenet{version}",
@@ -189,7 +219,7 @@ def imagenet_classes() -> tuple[str, ...]:
 def load_network(
     name_or_path: str | Path,
     weights: str | Path | None = None,
-    preprocessing: Preprocessing | Mapping[str, Any] | str | None = None,
+    preprocessing: AnyPreprocessing | Mapping[str, Any] | str | None = None,
     classes: Sequence[str] | str | None = None,
     seed: int = 0,
     emit: Emit | None = None,
@@ -207,7 +237,8 @@ def load_network(
         classes: Names of the outputs, or ``"imagenet"``; replaces the network's own.
         seed: Of random weights.
         emit: Hears of a download; by default a bar is drawn where there is a terminal.
-        options: Replace those of the architecture (``outputs``, ``width`` …), for random or own weights.
+        options: Replace those of the architecture (``outputs``, ``width`` …), for random or own weights. A network of
+            sequences takes ``vocabulary``, ``channels`` and ``max_length`` from the preprocessing that is given.
 
     Raises:
         NameUnknownError: No network of that name, and no file.
@@ -219,7 +250,7 @@ def load_network(
     path = Path(name_or_path)
     entry = _find_entry(str(name_or_path))
     if entry is not None:
-        network = _from_catalogue(entry, weights, seed, options, emit)
+        network = _from_catalogue(entry, weights, seed, {**_sizes(entry, preprocessing), **options}, emit)
     elif path.exists():
         if weights is not None or options:
             raise InputError(f"`weights` and options go with a name of the catalogue; {path} is a file or folder.")
@@ -241,14 +272,26 @@ def _find_entry(name: str) -> Entry | None:
     return CATALOGUE.get(name) or CATALOGUE.get(name.removesuffix("_224"))
 
 
-def _fitted(preprocessing: Preprocessing | Mapping[str, Any] | str, network: Network) -> Preprocessing:
+def _fitted(preprocessing: AnyPreprocessing | Mapping[str, Any] | str, network: Network) -> AnyPreprocessing:
     """Return a preset for the network's size of image; what is not a preset stays as it is."""
     value = as_preprocessing(preprocessing)
-    if not isinstance(preprocessing, str) or len(network.input_shape) != 3:
+    if not isinstance(preprocessing, str) or not isinstance(value, Preprocessing) or len(network.input_shape) != 3:
         return value
     height, width = network.input_shape[1:]
     share = (value.short_side or max(value.size)) / max(value.size)
     return dataclasses.replace(value, size=(height, width), short_side=round(share * max(height, width)))
+
+
+def _sizes(entry: Entry, preprocessing: AnyPreprocessing | Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """Return the options of a network of sequences that its preprocessing tells."""
+    if entry.build not in ("cnn1d", "recurrent") or preprocessing is None:
+        return {}
+    value = as_preprocessing(preprocessing)
+    if isinstance(value, TextPreprocessing):
+        return {"vocabulary": value.size, "channels": None, "max_length": value.max_length}
+    if isinstance(value, AudioPreprocessing):
+        return {"vocabulary": None, "channels": value.bands, "max_length": value.max_length}
+    return {}
 
 
 def _from_catalogue(
@@ -270,7 +313,7 @@ def _from_catalogue(
         raise InputError(f"The network `{entry.name}` cannot be built with {merged}: {error}.") from error
     if entry.preprocessing is not None:
         value = _fitted(entry.preprocessing, network)
-        if "input_shape" in options and value.shape[0] == network.input_shape[0]:
+        if isinstance(value, Preprocessing) and "input_shape" in options and value.shape[0] == network.input_shape[0]:
             value = dataclasses.replace(value, size=(network.input_shape[1], network.input_shape[2]))
         network = network.with_preprocessing(value if value.shape == network.input_shape else None)
     known = imagenet_classes() if entry.classes == "imagenet" else entry.classes
@@ -278,7 +321,7 @@ def _from_catalogue(
     return network.with_classes(known) if fits and not is_random else network
 
 
-def _from_path(path: Path, preprocessing: Preprocessing | Mapping[str, Any] | str | None) -> Network:
+def _from_path(path: Path, preprocessing: AnyPreprocessing | Mapping[str, Any] | str | None) -> Network:
     if path.is_dir():
         path = _inside(path)
     if path.name == "model.json":
@@ -323,7 +366,7 @@ def _from_model(folder: Path) -> Network:
     return network
 
 
-def _from_onnx(path: Path, preprocessing: Preprocessing | Mapping[str, Any] | str | None) -> Network:
+def _from_onnx(path: Path, preprocessing: AnyPreprocessing | Mapping[str, Any] | str | None) -> Network:
     import onnx
 
     from sparkwright.networks.onnx_network import OnnxNetwork

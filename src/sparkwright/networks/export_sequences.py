@@ -4,7 +4,7 @@ ONNX's own LSTM and GRU know the sequences' lengths and read each from its own e
 https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparkwright.errors import InputError
 from sparkwright.networks.export import GraphWriter
 from sparkwright.networks.network import INPUT
-from sparkwright.networks.sequences import Convolution, Embed, Mask, Pool, Recurrent, StepDropout
+from sparkwright.networks.sequences import UNPOOLED, Convolution, Embed, Mask, Pool, Recurrent
 
 __all__ = ["append_sequence"]
 
@@ -49,26 +49,22 @@ def append_sequence(model: onnx.ModelProto, layers: nn.Sequential) -> str:
         InputError: The network gives sequences: it is cut before they are pooled.
     """
     writer = GraphWriter(model.graph, "sequence")
-    state: str | _Steps = INPUT
+    tensor, steps = INPUT, None
     for name, layer in layers.named_children():
         if isinstance(layer, Mask):
-            state = _mask(writer, name, state, len(model.graph.input[0].type.tensor_type.shape.dim))
-        elif isinstance(layer, Embed):
-            state = _embed(writer, name, state, layer)
-        elif isinstance(layer, Recurrent):
-            state = _recurrent(writer, name, state, layer)
-        elif isinstance(layer, Convolution):
-            state = _convolution(writer, name, state, layer)
-        elif isinstance(layer, Pool):
-            state = _pool(writer, name, state, layer)
+            steps = _mask(writer, name, tensor, len(model.graph.input[0].type.tensor_type.shape.dim))
+        elif steps is not None and type(layer) in _WRITERS:
+            steps = _WRITERS[type(layer)](writer, name, steps, layer)
+        elif steps is not None and isinstance(layer, Pool):
+            tensor, steps = _pool(writer, name, steps, layer), None
         elif isinstance(layer, nn.Linear):
             weights = [writer.weight(f"{name}.{kind}", _arrays(layer, name)) for kind in ("weight", "bias")]
-            state = writer.node("Gemm", name, [state, *weights], transB=1)
-        elif not isinstance(layer, StepDropout | nn.Dropout):
+            tensor = writer.node("Gemm", name, [tensor, *weights], transB=1)
+        elif not isinstance(layer, nn.Dropout):
             raise InputError(f"Layer `{name}` ({type(layer).__name__}) cannot stand in a network of sequences.")
-    if isinstance(state, _Steps):
-        raise InputError("A network of sequences must be cut at `pool` or behind it, where its output is a vector.")
-    return state
+    if steps is not None:
+        raise InputError(UNPOOLED)
+    return tensor
 
 
 def _mask(writer: GraphWriter, name: str, given: str, dimensions: int) -> _Steps:
@@ -109,14 +105,13 @@ def _convolution(writer: GraphWriter, name: str, steps: _Steps, layer: Convoluti
     weights = _arrays(layer, name)
     x_BCT = writer.node("Transpose", name, [steps.x], perm=[0, 2, 1])
     parts = []
-    for place, conv in enumerate(layer.convs):
-        (size,) = conv.kernel_size
-        kinds = ("weight",) if conv.bias is None else ("weight", "bias")
+    kinds = ["weight"] if layer.bn is not None else ["weight", "bias"]
+    for place, size in enumerate(layer.kernels):
         own = [writer.weight(f"{name}.convs.{place}.{kind}", weights) for kind in kinds]
         parts.append(writer.node("Conv", name, [x_BCT, *own], pads=[(size - 1) // 2, size // 2]))
     y_BCT = writer.node("Concat", name, parts, axis=1) if len(parts) > 1 else parts[0]
     if layer.bn is not None:
-        kinds = ("weight", "bias", "running_mean", "running_var")
+        kinds = ["weight", "bias", "running_mean", "running_var"]
         own = [writer.weight(f"{name}.bn.{kind}", weights) for kind in kinds]
         y_BCT = writer.node("BatchNormalization", name, [y_BCT, *own], epsilon=layer.bn.eps)
     y_BTC = writer.node("Transpose", name, [writer.node("Relu", name, [y_BCT])], perm=[0, 2, 1])
@@ -127,6 +122,13 @@ def _convolution(writer: GraphWriter, name: str, steps: _Steps, layer: Convoluti
     y_BCT = writer.node("MaxPool", name, [y_BCT], kernel_shape=[2], strides=[2], ceil_mode=1)
     there = writer.node("Slice", name, [steps.there, *map(writer.integers, ([0], [2**62], [1], [2]))])
     return _Steps(writer.node("Transpose", name, [y_BCT], perm=[0, 2, 1]), there)
+
+
+_WRITERS: dict[type[nn.Module], Callable[[GraphWriter, str, _Steps, Any], _Steps]] = {
+    Convolution: _convolution,
+    Embed: _embed,
+    Recurrent: _recurrent,
+}
 
 
 def _pool(writer: GraphWriter, name: str, steps: _Steps, layer: Pool) -> str:
@@ -174,7 +176,7 @@ def _arrays(layer: nn.Module, name: str) -> Mapping[str, NDArray[Any]]:
     return {f"{name}.{key}": value.detach().numpy() for key, value in layer.state_dict().items()}
 
 
-def _stacked(cells: list[nn.RNNBase], part: str, kind: str) -> NDArray[Any]:
+def _stacked(cells: Sequence[nn.RNNBase], part: str, kind: str) -> NDArray[Any]:
     """Return one of ONNX's weights, the directions first: w and r matrices, b both biases, one behind the other."""
 
     def ordered(value: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sparkwright.errors import InputError, ModelError, NameUnknownError, did_you_mean
 from sparkwright.networks.augmentation import Augmentation, as_augmentation
-from sparkwright.networks.preprocessing import Preprocessing, as_preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, Preprocessing, as_preprocessing
 
 if TYPE_CHECKING:
     from sparkwright.networks.summary import Summary
@@ -76,7 +76,7 @@ class Network(ABC):
 
     Attributes:
         name: What the catalogue or the file calls it.
-        preprocessing: From an image's bytes to the input; None where the input is not an image (a head, say).
+        preprocessing: From an image's bytes, a text or a sound to the input; None where that is numbers (a head, say).
         classes: Names of the outputs, in order; None if unknown or if the output is not classes.
         layer: Name of the layer whose output is the network's output.
         feature_layer: Layer whose output feeds the classifier, where transfer cuts by default; None if unknown or cut
@@ -86,7 +86,7 @@ class Network(ABC):
     """
 
     name: str
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     classes: tuple[str, ...] | None
     layer: str
     feature_layer: str | None
@@ -194,7 +194,7 @@ class Network(ABC):
         head = mlp(int(np.prod(base.output_shape)), outputs, hidden, activation, dropout, seed)
         return base.with_head(replace(head, classes=names))
 
-    def with_preprocessing(self, preprocessing: Preprocessing | Mapping[str, Any] | str | None) -> Self:
+    def with_preprocessing(self, preprocessing: AnyPreprocessing | Mapping[str, Any] | str | None) -> Self:
         """Return the network with another preprocessing.
 
         Raises:
@@ -203,8 +203,8 @@ class Network(ABC):
         value = None if preprocessing is None else as_preprocessing(preprocessing)
         if value is not None and value.shape != self.input_shape:
             raise InputError(
-                f"The network `{self.name}` takes inputs of shape {self.input_shape} (channels, height, width); the "
-                f"preprocessing makes {value.shape}. Give a Preprocessing with size={self.input_shape[1:]}."
+                f"The network `{self.name}` takes inputs of shape {self.input_shape}; the preprocessing makes "
+                f"{value.shape}. {_fitting(value, self.input_shape)}"
             )
         return replace(self, preprocessing=value)
 
@@ -214,10 +214,11 @@ class Network(ABC):
         Raises:
             InputError: The network does not take photos, or not such as the augmentation needs.
         """
-        if self.preprocessing is None:
+        if not isinstance(self.preprocessing, Preprocessing):
+            has = "no preprocessing" if self.preprocessing is None else type(self.preprocessing).__name__
             raise InputError(
-                f"Augmentation changes photos, and the network `{self.name}` does not read photos: it has no "
-                "preprocessing. Leave the augmentation out."
+                f"Augmentation changes photos, and the network `{self.name}` does not read photos: it has {has}. Leave "
+                "the augmentation out."
             )
         value = None if augmentation is None else as_augmentation(augmentation)
         return replace(self, preprocessing=replace(self.preprocessing, augmentation=value))
@@ -247,6 +248,13 @@ class Network(ABC):
             "output_shape": list(self.output_shape),
             **({"precision": self.precision.to_dict()} if self.precision else {}),
         }
+
+
+def _fitting(value: AnyPreprocessing, shape: Shape) -> str:
+    """Say how a preprocessing comes to make inputs of a shape."""
+    if isinstance(value, Preprocessing):
+        return f"Give a Preprocessing with size={shape[1:]}." if len(shape) == 3 else "It does not take images."
+    return "Give both the same `max_length`, and the network as many channels as there are bands."
 
 
 def from_spec(

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 from sparkwright.errors import InputError, ModelError
 from sparkwright.networks.export import append_head, rename_tensor, set_output
 from sparkwright.networks.network import INPUT, OUTPUT, Network, Shape, find_layer, read_precision, spec_digest
-from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, as_preprocessing
 
 if TYPE_CHECKING:
     from sparkwright.networks.summary import Summary
@@ -46,7 +46,7 @@ class OnnxNetwork(Network):
         cls,
         name: str,
         data: bytes,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: AnyPreprocessing | None = None,
         classes: tuple[str, ...] | None = None,
     ) -> "OnnxNetwork":
         """Make a network of an ONNX file's bytes.
@@ -65,7 +65,7 @@ class OnnxNetwork(Network):
         cls,
         name: str,
         model: onnx.ModelProto,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: AnyPreprocessing | None = None,
         classes: tuple[str, ...] | None = None,
     ) -> "OnnxNetwork":
         """Make a network of a graph, which is changed: its input is renamed; see `from_bytes`."""
@@ -101,7 +101,7 @@ class OnnxNetwork(Network):
             preprocessing = spec["preprocessing"]
             return cls(
                 name=spec["name"],
-                preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
+                preprocessing=as_preprocessing(preprocessing) if preprocessing else None,
                 classes=tuple(spec["classes"]) if spec["classes"] else None,
                 layer=spec["layer"],
                 feature_layer=spec["feature_layer"],

@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sparkwright.errors import ContentError, InputError, did_you_mean
+from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.augmentation import Augmentation, as_augmentation
+from sparkwright.networks.text import TextPreprocessing
 
-__all__ = ["PRESETS", "ImageError", "Preprocessing", "as_preprocessing"]
+__all__ = ["PRESETS", "AnyPreprocessing", "ImageError", "Preprocessing", "as_preprocessing"]
 
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -331,13 +333,22 @@ PRESETS: dict[str, Preprocessing] = {
 }
 
 
-def as_preprocessing(value: Preprocessing | Mapping[str, Any] | str) -> Preprocessing:
-    """Return a `Preprocessing` from itself, its dict, or the name of a preset.
+AnyPreprocessing = Preprocessing | TextPreprocessing | AudioPreprocessing
+"""What a network may carry: how images, texts or sounds become its input."""
+
+_KINDS: dict[str, type[TextPreprocessing] | type[AudioPreprocessing]] = {
+    "text": TextPreprocessing,
+    "audio": AudioPreprocessing,
+}  # images' have no kind: they were the first
+
+
+def as_preprocessing(value: AnyPreprocessing | Mapping[str, Any] | str) -> AnyPreprocessing:
+    """Return a preprocessing from itself, its dict, or the name of a preset.
 
     Raises:
         InputError: No such preset, or fields out of their range.
     """
-    if isinstance(value, Preprocessing):
+    if isinstance(value, AnyPreprocessing):
         return value
     if isinstance(value, str):
         if value not in PRESETS:
@@ -346,4 +357,12 @@ def as_preprocessing(value: Preprocessing | Mapping[str, Any] | str) -> Preproce
                 + did_you_mean(value, PRESETS)
             )
         return PRESETS[value]
-    return Preprocessing.from_dict(value)
+    if "kind" not in value:
+        return Preprocessing.from_dict(value)
+    if value["kind"] not in _KINDS:
+        raise InputError(
+            f"A preprocessing's `kind` must be one of {', '.join(_KINDS)}, or left out for images; got "
+            f"{value['kind']!r}. A newer version may have written it."
+        )
+    text_or_audio: AnyPreprocessing = _KINDS[value["kind"]].from_dict(value)
+    return text_or_audio

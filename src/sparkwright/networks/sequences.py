@@ -17,6 +17,7 @@ from sparkwright.errors import InputError, did_you_mean
 __all__ = [
     "CELLS",
     "POOLINGS",
+    "UNPOOLED",
     "Convolution",
     "Embed",
     "Mask",
@@ -26,6 +27,8 @@ __all__ = [
     "Steps",
     "check_one",
 ]
+
+UNPOOLED = "A network of sequences must be cut at `pool` or behind it, where its output is a vector."
 
 CELLS = ("lstm", "gru")
 POOLINGS = ("mean", "max", "mean_max", "last")
@@ -132,7 +135,7 @@ class Recurrent(nn.Module):
             y_BTH: Tensor = cell(x_BTC)[0]
             return y_BTH
         parts, state = [], None
-        for x_BSC in x_BTC.split(self.truncate, 1):
+        for x_BSC in torch.split(x_BTC, self.truncate, 1):
             y_BSH, state = cell(x_BSC, state)
             state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
             parts.append(y_BSH)
@@ -156,14 +159,14 @@ class Convolution(nn.Module):
         self, inputs: int, width: int, kernels: Sequence[int] = (3,), norm: bool = True, halve: bool = False
     ) -> None:
         super().__init__()
+        self.kernels = tuple(kernels)
         self.convs = nn.ModuleList(nn.Conv1d(inputs, width, size, bias=not norm) for size in kernels)
         self.bn = _StepNorm(width * len(kernels)) if norm else None
         self.halve = halve
 
     def forward(self, steps: Steps) -> Steps:
         x_BCT = steps.x_BTC.transpose(1, 2)
-        sizes = [conv.kernel_size[0] for conv in self.convs]
-        padded = (F.pad(x_BCT, ((size - 1) // 2, size // 2)) for size in sizes)
+        padded = (F.pad(x_BCT, ((size - 1) // 2, size // 2)) for size in self.kernels)
         y_BTC = torch.cat([conv(x) for conv, x in zip(self.convs, padded, strict=True)], 1).transpose(1, 2)
         if self.bn is not None:
             y_BTC = self.bn(y_BTC, steps.there_BT)

@@ -190,8 +190,9 @@ def summarise_torch(network: "TorchNetwork") -> Summary:
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
-            if isinstance(result, torch.Tensor):
-                shapes[n.name] = tuple(result.shape)
+            value = result[0] if isinstance(result, tuple) else result  # `Steps`, and what recurrent layers give
+            if isinstance(value, torch.Tensor):
+                shapes[n.name] = tuple(value.shape)
             return result
 
     with torch.no_grad():

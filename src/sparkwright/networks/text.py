@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +139,7 @@ class TextPreprocessing:
             raise InputError(f"`most` and `least` must be at least 1; got {most} and {least}.")
         tokens = Tokens(unit, lowercase)
         if hasattr(texts, "mapInArrow"):
-            vocabulary = _most_frequent(texts, column, split, tokens, most, least)
+            vocabulary = _most_frequent(cast("DataFrame", texts), column, split, tokens, most, least)
         else:
             counts = Counter(token for text in texts if text is not None for token in tokens.of(text))
             often = sorted((token for token in counts if counts[token] >= least), key=lambda t: (-counts[t], t))
@@ -182,6 +182,11 @@ class TextPreprocessing:
             ContentError: As `read`.
         """
         return fill(self.read(content), np.empty(self.shape, np.float32) if out is None else out)
+
+    @property
+    def plain(self) -> Self:
+        """What scoring does: the same as training."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sparkwright.errors import InputError, ModelError
 from sparkwright.networks.network import Network, Shape, find_layer, read_precision, spec_digest
-from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, as_preprocessing
 
 if TYPE_CHECKING:
     from sparkwright.networks.summary import Summary
@@ -126,7 +126,7 @@ class TorchNetwork(Network):
         options: Mapping[str, Any],
         seed: int = 0,
         weights: Mapping[str, Any] | None = None,
-        preprocessing: Preprocessing | None = None,
+        preprocessing: AnyPreprocessing | None = None,
         classes: tuple[str, ...] | None = None,
     ) -> "TorchNetwork":
         """Build an architecture with random weights of `seed`, or with the given ones.
@@ -175,7 +175,7 @@ class TorchNetwork(Network):
                 classes=tuple(spec["classes"]) if spec["classes"] else None,
                 feature_layer=spec["feature_layer"],
                 precision=read_precision(spec),
-                preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
+                preprocessing=as_preprocessing(preprocessing) if preprocessing else None,
             )
             return network._with_frozen(frozenset(spec["frozen"]))
         except (KeyError, TypeError, IndexError) as error:
@@ -198,6 +198,11 @@ class TorchNetwork(Network):
         weight = next(iter(self.module.state_dict().values()), torch.empty(0))
         with torch.no_grad():
             output = self.module(torch.empty((0, *self.input_shape), device=weight.device))
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"The network `{self.name}` cut at `{self.layer}` gives sequences. Cut it at `pool` or behind it, "
+                "where its output is a vector."
+            )
         return tuple(output.shape[1:])
 
     @cached_property

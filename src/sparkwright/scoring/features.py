@@ -87,7 +87,7 @@ def featurize(
         EnvironmentNotReadyError: the executors' memory does not suffice for the network.
         ColumnError: `images` has no photos in `input_column`, or has a column of a name that is to be added.
     """
-    source = source_of(find_column(images, input_column))
+    source = source_of(find_column(images, input_column), network.preprocessing)
     device = choose_device(spark, device, torch=bool(network.weights()), name=network.name)
     key = FeatureKey.of(network, device)
     earlier = _earlier(out, key, overwrite)

@@ -76,7 +76,8 @@ def score_frame(
 
     Args:
         rows: Holds `input_column`: for a network with preprocessing photos, as bytes (binary), paths or URLs (string)
-            or Spark's images (struct); else numbers (array or Spark ML vector).
+            or Spark's images (struct), or sounds, as bytes, paths or URLs, or texts; else numbers (array or Spark ML
+            vector).
         graph: The network.
         outputs: Columns to add.
         input_column: What the network reads.
@@ -102,7 +103,7 @@ def score_frame(
         raise InputError(f"batchSize must be at least 1; got {batch_size}.")
     if max_error_rate is not None and not 0 <= max_error_rate <= 1:
         raise InputError(f"maxErrorRate must lie between 0 and 1; got {max_error_rate}.")
-    source = source_of(find_column(rows, input_column))
+    source = source_of(find_column(rows, input_column), graph.preprocessing)
     photos = source != "numbers"
     if photos and graph.preprocessing is None:
         raise ColumnError(

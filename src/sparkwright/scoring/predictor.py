@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from PIL import Image
 
 from sparkwright.errors import InputError, ModelError
 from sparkwright.models import ModelFiles
-from sparkwright.networks.preprocessing import ImageError, Preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, ImageError, Preprocessing
+from sparkwright.networks.ragged import trimming
 from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.labels import choose, choose_labels, to_probabilities, to_values, top
@@ -52,7 +53,7 @@ class Prediction:
 
 
 class Predictor:
-    """Scores photos, or features for a model of features.
+    """Scores photos, texts or sounds, or features for a model of features.
 
     Args:
         files: A model's files.
@@ -90,9 +91,9 @@ class Predictor:
         return cls(ModelFiles.read(uri), threads=threads, top=top)
 
     def predict(self, rows: Sequence[Photo] | NDArray[Any]) -> list[Prediction]:
-        """Score photos (bytes, paths or opened images), or features of shape (rows, width), in their order.
+        """Score photos (bytes, paths or images), texts, sounds (bytes or paths), or features of shape (rows, width).
 
-        A row that cannot be read gets a prediction with an error; it raises nothing.
+        Answers are in the rows' order. A row that cannot be read gets a prediction with an error; it raises nothing.
         """
         return list(self.iterate(rows))
 
@@ -103,7 +104,7 @@ class Predictor:
             InputError: `rows` is one photo instead of several.
         """
         if isinstance(rows, str | bytes | os.PathLike | Image.Image):
-            raise InputError("predict takes a list of rows; put one photo into brackets: predict([photo]).")
+            raise InputError("predict takes a list of rows; put one row into brackets: predict([photo]).")
         for scored in self._scored(rows):
             yield from self._predictions(scored)
 
@@ -115,7 +116,8 @@ class Predictor:
             return score_matrix((_Numbers(block, graph.input_shape) for block in blocks), self._session)
         preprocessing = graph.preprocessing
         photos = (_Photos(block, preprocessing) for block in blocks)
-        return score(photos, self._session, graph.input_shape, batch_size=_BATCH_SIZE, threads=self._threads)
+        network = self._session if isinstance(preprocessing, Preprocessing) else trimming(self._session)
+        return score(photos, network, graph.input_shape, batch_size=_BATCH_SIZE, threads=self._threads)
 
     def _predictions(self, scored: Scored[Block]) -> Iterator[Prediction]:
         rows = len(scored.block)
@@ -145,13 +147,13 @@ class Predictor:
 @dataclass(frozen=True)
 class _Photos:
     photos: list[Photo]
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def read(self, row: int, out: NDArray[np.float32]) -> None:
-        self.preprocessing.apply(self.photos[row], out)
+        self.preprocessing.apply(cast(Any, self.photos[row]), out)
 
 
 @dataclass(frozen=True)

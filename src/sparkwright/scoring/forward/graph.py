@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import ref
 
 from sparkwright.errors import InputError
-from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, as_preprocessing
 
 if TYPE_CHECKING:
     from sparkwright.models import ModelFiles
@@ -25,7 +25,7 @@ class Graph:
     Attributes:
         name: What messages call it.
         onnx: The ONNX file's bytes.
-        preprocessing: From a photo's bytes to one input; None for networks of numbers.
+        preprocessing: From a photo's bytes, a text or a sound to one input; None for networks of numbers.
         input_shape: Of one row, without the batch.
         output_shape: Of one row, without the batch.
         precision: ``float32``, ``int8`` or ``bfloat16``; torch runs the last one.
@@ -35,7 +35,7 @@ class Graph:
 
     name: str
     onnx: bytes = field(repr=False)
-    preprocessing: Preprocessing | None
+    preprocessing: AnyPreprocessing | None
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     precision: str = "float32"
@@ -97,7 +97,7 @@ class Graph:
         return cls(
             name=name,
             onnx=files.files[ONNX],
-            preprocessing=Preprocessing.from_dict(spec) if spec is not None else None,
+            preprocessing=as_preprocessing(spec) if spec is not None else None,
             input_shape=tuple(manifest["input_shape"]),
             output_shape=tuple(manifest["output_shape"]),
             precision=precision["name"],

@@ -9,6 +9,7 @@ A Spark task has two processes: Spark's worker, which supervises, and the scorin
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,7 +120,7 @@ def estimate(
 
     crew = crew_size(threads, cores)
     if graph.sha256 not in _per_row:
-        _per_row[graph.sha256] = activation_bytes(graph.onnx)
+        _per_row[graph.sha256] = activation_bytes(graph.onnx, graph.input_shape)
     inputs = 4 * math.prod(graph.input_shape) * batch_size
     return Estimate(
         libraries=_PROCESS + (_TORCH if torch else 0),
@@ -135,14 +136,22 @@ def estimate(
 _per_row: dict[str, int] = {}  # SHA-256 of a graph → `activation_bytes`
 
 
-def activation_bytes(graph: bytes) -> int:
+def activation_bytes(graph: bytes, input_shape: Sequence[int] | None = None) -> int:
     """Return the bytes a row of the tensors of an ONNX graph that live at the same time, at most.
 
     Shapes are inferred, nothing is computed; a tensor whose shape is not found counts nothing.
+
+    Args:
+        graph: The file.
+        input_shape: Of the largest row, where the graph leaves it open.
     """
     import onnx
 
-    sizes = _sizes(onnx.load_model_from_string(graph))
+    model = onnx.load_model_from_string(graph)
+    if input_shape is not None:
+        for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], input_shape, strict=False):
+            dimension.dim_value = size
+    sizes = _sizes(model)
     nodes = sizes.nodes
     last: dict[str, int] = {}  # place of the node that reads a tensor last
     for place, node in enumerate(nodes):

@@ -1,7 +1,7 @@
-"""What a column holds, and how a worker gets a photo from it.
+"""What a column holds, and how a worker gets a photo, a text or a sound from it.
 
-The column's type says it: photos' bytes (binary); locations (string), each a URL or a path by its scheme; Spark's image
-schema (struct); or numbers (array, vector).
+The column's type says it: files' bytes (binary); locations (string), each a URL or a path by its scheme; Spark's image
+schema (struct); or numbers (array, vector). For a network that reads texts, strings are texts.
 """
 
 import hashlib
@@ -17,8 +17,10 @@ import pyarrow as pa
 from PIL import Image
 
 from sparkwright import storage
-from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError
-from sparkwright.networks.preprocessing import ImageError
+from sparkwright.errors import ColumnError, ContentError, EnvironmentNotReadyError, InputError
+from sparkwright.networks.audio import AudioPreprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, ImageError
+from sparkwright.networks.text import TextPreprocessing
 from sparkwright.scoring.inputs.addresses import is_url
 from sparkwright.scoring.inputs.fetch import FetchLimits, Web
 from sparkwright.scoring.inputs.prefetch import Prefetch, Ticket
@@ -26,13 +28,16 @@ from sparkwright.scoring.inputs.prefetch import Prefetch, Ticket
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType, StructField
 
-__all__ = ["Read", "Readers", "Source", "read_file", "reading", "sha256", "source_of"]
+__all__ = ["Content", "Read", "Readers", "Source", "read_file", "reading", "sha256", "source_of"]
 
-Source = Literal["bytes", "locations", "pixels", "numbers"]
-"""What a column holds: photos' files, where these lie, decoded photos (Spark's image schema), or a network's input."""
+Source = Literal["bytes", "locations", "pixels", "text", "numbers"]
+"""What a column holds: files, where these lie, decoded photos (Spark's image schema), texts, or a network's input."""
 
-Read = Callable[[int], bytes | Image.Image]
-"""From a row's place in its block to its photo; called from any thread, once a row. Raises `ImageError`."""
+Content = bytes | str | Image.Image
+"""What a row holds: a file's bytes, a text, or a decoded photo."""
+
+Read = Callable[[int], Content]
+"""From a row's place in its block to its content; called from any thread, once a row. Raises `ContentError`."""
 
 AHEAD_ROWS = 512
 """Rows of locations that wait for the engine, fetched or under way: no block is handed out before so many are here."""
@@ -48,8 +53,8 @@ _CHANNELS = {0: 1, 16: 3, 24: 4}
 _PIXEL_FIELDS = {"height": "int", "width": "int", "nChannels": "int", "mode": "int", "data": "binary"}
 
 
-def source_of(field: "StructField") -> Source:
-    """Return what a column holds, by its type.
+def source_of(field: "StructField", preprocessing: AnyPreprocessing | None = None) -> Source:
+    """Return what a column holds, by its type, for a network with this preprocessing.
 
     Raises:
         ColumnError: nothing that can be scored.
@@ -58,6 +63,15 @@ def source_of(field: "StructField") -> Source:
     from pyspark.sql.types import ArrayType, BinaryType, NumericType, StringType
 
     type_ = field.dataType
+    if isinstance(preprocessing, TextPreprocessing):
+        if isinstance(type_, StringType | BinaryType):
+            return "text" if isinstance(type_, StringType) else "bytes"
+        raise ColumnError(f"Column `{field.name}` must hold text (string); it is of type {type_.simpleString()}.")
+    if isinstance(preprocessing, AudioPreprocessing) and not isinstance(type_, StringType | BinaryType):
+        raise ColumnError(
+            f"Column `{field.name}` must hold sounds' bytes (binary), or paths or URLs (string); it is of type "
+            f"{type_.simpleString()}."
+        )
     if isinstance(type_, BinaryType):
         return "bytes"
     if isinstance(type_, StringType):
@@ -94,7 +108,7 @@ Readers = Callable[[Iterable[pa.RecordBatch | None], str], Blocks]
 def reading(source: Source, limits: FetchLimits) -> Iterator[Readers]:
     """Return what makes readers; locations are fetched while earlier blocks are decoded, until the context ends."""
     if source != "locations":
-        yield partial(_held, _pixels if source == "pixels" else _bytes)
+        yield partial(_held, _pixels if source == "pixels" else _plain)
         return
     web = Web(limits)
     prefetch = Prefetch(
@@ -110,17 +124,17 @@ def reading(source: Source, limits: FetchLimits) -> Iterator[Readers]:
         prefetch.close()
 
 
-def sha256(photo: bytes | Image.Image) -> str:
-    """Return the SHA-256 of a file's bytes; of a decoded photo: of mode, size and pixels."""
-    if isinstance(photo, bytes):
-        return hashlib.sha256(photo).hexdigest()
+def sha256(photo: Content) -> str:
+    """Return the SHA-256 of a file's bytes or of a text's; of a decoded photo: of mode, size and pixels."""
+    if isinstance(photo, bytes | str):
+        return hashlib.sha256(photo.encode() if isinstance(photo, str) else photo).hexdigest()
     return hashlib.sha256(f"{photo.mode} {photo.width} {photo.height}\n".encode() + photo.tobytes()).hexdigest()
 
 
-def _bytes(column: pa.BinaryArray, row: int) -> bytes:
-    content: bytes | None = column[row].as_py()
+def _plain(column: pa.Array, row: int) -> bytes | str:
+    content: bytes | str | None = column[row].as_py()
     if content is None:
-        raise ImageError("empty", "The photo's content is null.")
+        raise ContentError("empty", "The row's content is null.")
     return content
 
 
@@ -142,9 +156,7 @@ def _pixels(column: pa.StructArray, row: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3][:channels]]))
 
 
-def _held(
-    read: Callable[[pa.Array, int], bytes | Image.Image], parts: Iterable[pa.RecordBatch | None], column: str
-) -> Blocks:
+def _held(read: Callable[[pa.Array, int], Content], parts: Iterable[pa.RecordBatch | None], column: str) -> Blocks:
     for part in parts:
         yield None if part is None else (part, partial(read, part.column(column)))
 

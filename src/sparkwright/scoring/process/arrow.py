@@ -211,7 +211,7 @@ def _blocks(
 
 
 class _Photos:
-    """A block of photos, texts or sounds; `digests` fill up while they are decoded. Without `photo` it is not to be read."""
+    """A block of photos, texts or sounds; `digests` fill up while they are read. Without `photo` it is not to be."""
 
     def __init__(
         self, batch: pa.RecordBatch, plan: ScoringPlan, photo: Read | None = None, clock: Stopwatch | None = None
