@@ -32,6 +32,7 @@ _HOME = {
     "TrainingConfig": "sparkwright.training.config",
     "TrainingResult": "sparkwright.training.result",
     "evaluate": "sparkwright.evaluation.evaluate",
+    "evaluate_multilabel": "sparkwright.evaluation.evaluate",
     "evaluate_regression": "sparkwright.evaluation.evaluate",
     "featurize": "sparkwright.scoring.features",
     "find_duplicates": "sparkwright.data.splits",

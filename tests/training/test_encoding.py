@@ -36,7 +36,7 @@ def test_rows_keep_their_place_and_their_values() -> None:
         [5, 6],
         [7, 8],
     ]
-    assert encoded["label"].to_pylist() == ["a", "b", "a", "b"]
+    assert encoded["label"].to_pylist() == [["a"], ["b"], ["a"], ["b"]]
     assert encoded["side"].to_pylist() == [0, 0, 1, 2]
     assert encoded["problem"].null_count == 4
     assert encoded["replica"].equals(encoded["worker"])
@@ -99,9 +99,9 @@ def test_targets_of_a_regression_are_numbers() -> None:
 
 
 def test_whole_numbers_and_booleans_are_labels() -> None:
-    assert encode(table(label=pa.array([10, 2, 10, 2])))["label"].to_pylist() == ["10", "2", "10", "2"]
-    assert encode(table(label=pa.array([0.0, 1.0, 0.0, 1.0])))["label"].to_pylist() == ["0", "1", "0", "1"]
-    assert encode(table(label=pa.array([True, False] * 2)))["label"].to_pylist() == ["true", "false"] * 2
+    assert encode(table(label=pa.array([10, 2, 10, 2])))["label"].to_pylist() == [["10"], ["2"], ["10"], ["2"]]
+    assert encode(table(label=pa.array([0.0, 1.0, 0.0, 1.0])))["label"].to_pylist() == [["0"], ["1"], ["0"], ["1"]]
+    assert encode(table(label=pa.array([True, False] * 2)))["label"].to_pylist() == [["true"], ["false"]] * 2
 
 
 @pytest.mark.parametrize(

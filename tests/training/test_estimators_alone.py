@@ -210,7 +210,8 @@ def test_all_that_is_wrong_is_said_at_once(table: pd.DataFrame) -> None:
         ).fit(table)
     names = [*FLOWERS, "kind", "price"]
     assert caught.value.problems == (
-        "`optimizer` must be one of sgd, adam, adamw, not 'Adam'. Did you mean `adam`?",
+        "`optimizer` must be one of sgd, adam, adamw, rmsprop, adadelta, adagrad, lamb, lars, not 'Adam'. Did you mean "
+        "`adam`?",
         "`classWeights` must be None, 'balanced' or a mapping of classes, not 'even'.",
         "`learningRate` must be above 0, not -1.0.",
         "`handleInvalid` must be error or skip, not 'drop'.",

@@ -1,6 +1,6 @@
 """`sparkwright evaluate`: how good a model is on labelled rows."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ def evaluate(
     from sparkwright.cli.predict import open_data
     from sparkwright.data.cuts import SIDES
     from sparkwright.evaluation.evaluate import evaluate as evaluate_rows
+    from sparkwright.evaluation.evaluate import evaluate_multilabel
     from sparkwright.models import ModelFiles
     from sparkwright.scoring.model_transformer import predict
 
@@ -33,7 +34,7 @@ def evaluate(
     with options.open_session(master, remote, conf) as spark:
         model = options.find_model(model)
         manifest = ModelFiles.read(model).manifest
-        if manifest["task"] != "classification":
+        if manifest["task"] == "regression":
             raise InputError(f"{model} predicts numbers; this command compares classes.")
         rows, column, _ = open_data(spark, data, labels)
         if "label" not in rows.columns:
@@ -47,18 +48,35 @@ def evaluate(
                 raise InputError(f"--side must be one of {', '.join(SIDES)}, not `{side}`.")
             rows = rows.where(rows["split"] == side)
         scored = predict(rows, model, input_column=column, dropInput=True, maxErrorRate=1.0)
-        result = evaluate_rows(scored, [str(name) for name in manifest["classes"]]).to_dict()
+        names, thresholds = [str(name) for name in manifest["classes"]], manifest["thresholds"]
+        if manifest["task"] == "multilabel":
+            result = evaluate_multilabel(scored, names, thresholds=thresholds).to_dict()
+        else:
+            result = evaluate_rows(scored, names, threshold=next(iter(thresholds), None)).to_dict()
     if not result["evaluated"]:
         raise InputError(f"None of the {result['rows']:,} rows could be evaluated: no label that the model knows.")
-    low, high = result["accuracy_interval"]
-    text = "\n".join(
-        [
-            f"accuracy           {result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})",
-            f"balanced accuracy  {result['balanced_accuracy']:.4f}",
-            f"top-{result['top_k']} accuracy     {result['top_k_accuracy']:.4f}",
-            f"log-loss           {result['log_loss']:.4f}",
-            f"rows               {result['rows']:,}: {result['evaluated']:,} evaluated, {result['errors']:,} failed, "
-            f"{result['unlabelled']:,} without a label, {result['unknown_labels']['rows']:,} with an unknown one",
-        ]
+    options.show(result, "\n".join(_lines(result)), as_json=as_json)
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    rows = (
+        f"rows               {result['rows']:,}: {result['evaluated']:,} evaluated, {result['errors']:,} failed, "
+        f"{result['unlabelled']:,} without a label, {result['unknown_labels']['rows']:,} with an unknown one"
     )
-    options.show(result, text, as_json=as_json)
+    if result["task"] == "multilabel":
+        return [
+            f"micro F1           {result['micro']['f1']:.4f}",
+            f"macro F1           {result['macro']['f1']:.4f}",
+            f"all labels right   {result['subset_accuracy']:.4f}",
+            f"wrong decisions    {result['hamming_loss']:.4f}",
+            f"log-loss           {result['log_loss']:.4f}",
+            rows,
+        ]
+    low, high = result["accuracy_interval"]
+    return [
+        f"accuracy           {result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f})",
+        f"balanced accuracy  {result['balanced_accuracy']:.4f}",
+        f"top-{result['top_k']} accuracy     {result['top_k_accuracy']:.4f}",
+        f"log-loss           {result['log_loss']:.4f}",
+        rows,
+    ]

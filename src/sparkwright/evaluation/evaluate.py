@@ -2,7 +2,7 @@
 
 `Evaluation.to_dict` is one side's entry (``"validation"``, ``"test"``) of a run's ``metrics.json``. For both tasks::
 
-    task               "classification" or "regression"
+    task               "classification", "multilabel" or "regression"
     rows               all rows seen = evaluated + errors + unlabelled + unknown labels
     evaluated          rows that the metrics are over
     errors             rows without a prediction, because they could not be read or scored
@@ -28,6 +28,18 @@ For classification also (C: number of classes)::
     confusion          {"true": [index], "predicted": [index], "rows": [n]}: the pairs that occur
     calibration        {"rows": [n], "confidence": [mean], "accuracy": [share]} of 15 equal bins of confidence
 
+For any number of labels a row also (a decision: whether a row has a label)::
+
+    classes            [name] * C
+    subset_accuracy    share of evaluated rows whose labels are all right
+    hamming_loss       share of all decisions that are wrong
+    log_loss           mean over rows of the mean over labels of -ln(probability of what is the case)
+    roc_area, roc_area_bound, pr_area, pr_area_bound    means over the labels
+    micro, macro, weighted   {"precision", "recall", "f1"}: of all decisions; of labels; of labels by their rows
+    labels_per_row     {"true", "predicted"}
+    baseline           {"none": {"hamming_loss"}}: never any label
+    per_class          [{"class", "rows", "predicted", "correct", "precision", "recall", "f1", and the areas}] * C
+
 For regression also::
 
     mae, rmse, r2, bias   bias: mean of prediction - label
@@ -52,13 +64,14 @@ from sparkwright.evaluation.tally import (
     CountRows,
     Counts,
     MergeStates,
+    MultiLabelTally,
     RegressionTally,
     State,
     Tally,
 )
 from sparkwright.session import ship_library, worker_errors
 
-__all__ = ["Evaluation", "evaluate", "evaluate_regression", "most_confidently_wrong"]
+__all__ = ["Evaluation", "evaluate", "evaluate_multilabel", "evaluate_regression", "most_confidently_wrong"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Evaluation:
         classes: The classes in their order, empty for regression.
     """
 
-    task: Literal["classification", "regression"]
+    task: Literal["classification", "multilabel", "regression"]
     counts: dict[str, Any]
     metrics: dict[str, Any] = field(repr=False)
     classes: tuple[str, ...] = ()
@@ -95,6 +108,7 @@ def evaluate(
     probabilities: str = "probabilities",
     error: str | None = "error",
     top_k: int = 5,
+    threshold: float | None = None,
     training_rows: Mapping[str, int] | None = None,
 ) -> Evaluation:
     """Evaluate class probabilities against labels.
@@ -111,14 +125,18 @@ def evaluate(
         error: Column that says why a row has no prediction, null where it has: a struct with a field ``kind``, or a
             string. It may be absent; rows with null probabilities count as errors anyway.
         top_k: k of the top-k accuracy.
+        threshold: Of two classes: the second's least probability to be predicted (`Model.thresholds`); None takes the
+            more probable one.
         training_rows: Rows of each class that the model learned from, for the baseline.
 
     Raises:
         ColumnError: a column is missing or of the wrong type.
-        InputError: fewer than two classes, or one named twice; or a row whose number of probabilities is not the
-            number of classes.
+        InputError: fewer than two classes, or one named twice; a threshold where they are not two; or a row whose
+            number of probabilities is not the number of classes.
     """
     names = _check_classes(classes)
+    if threshold is not None and len(names) != 2:
+        raise InputError(f"A threshold decides between two classes; there are {len(names)}.")
     kind = _column_type(predictions, label)
     if not isinstance(kind, T.StringType | T.NumericType):
         raise ColumnError(f"Column `{label}` must hold strings or numbers, and is {kind.simpleString()}.")
@@ -127,8 +145,48 @@ def evaluate(
         _array(predictions, probabilities).alias("probabilities"),
         _error_kind(predictions, error).alias("error"),
     )
-    counts, state = _count(rows, ClassificationTally(names, top_k))
+    counts, state = _count(rows, ClassificationTally(names, top_k, threshold))
     return Evaluation("classification", counts.to_dict(state.rows), state.result(names, training_rows), names)
+
+
+def evaluate_multilabel(
+    predictions: DataFrame,
+    classes: Sequence[str],
+    *,
+    thresholds: Sequence[float] = (),
+    label: str = "label",
+    probabilities: str = "probabilities",
+    error: str | None = "error",
+) -> Evaluation:
+    """Evaluate probabilities of labels where a row has any number of them; as `evaluate`.
+
+    Args:
+        predictions: What `predict` gives, with labels.
+        classes: The model's labels in the order of the probabilities.
+        thresholds: Each label's least probability to be predicted (`Model.thresholds`); none: one half.
+        label: Column of arrays of labels (strings or numbers, as for `evaluate`). Null: not labelled; an empty array:
+            a row that has none of the labels. Rows with a label that is none of `classes` are left out and counted.
+        probabilities: Column ``array<float>``, ``array<double>`` or a vector, as long as `classes`.
+        error: As for `evaluate`.
+
+    Raises:
+        ColumnError: a column is missing or of the wrong type.
+        InputError: a label named twice; not as many thresholds as labels; or a row whose number of probabilities is
+            not the number of labels.
+    """
+    names = _check_classes(classes, least=1)
+    if len(thresholds) not in (0, len(names)):
+        raise InputError(f"`thresholds` must hold one number for each of {len(names)} labels; got {len(thresholds)}.")
+    kind = _column_type(predictions, label)
+    if not (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.StringType | T.NumericType)):
+        raise ColumnError(f"Column `{label}` must hold arrays of strings or numbers, and is {kind.simpleString()}.")
+    rows = predictions.select(
+        F.col(_quoted(label)).alias("label"),
+        _array(predictions, probabilities).alias("probabilities"),
+        _error_kind(predictions, error).alias("error"),
+    )
+    counts, state = _count(rows, MultiLabelTally(names, tuple(thresholds)))
+    return Evaluation("multilabel", counts.to_dict(state.rows), state.result(names), names)
 
 
 def evaluate_regression(
@@ -193,10 +251,10 @@ def most_confidently_wrong(
         return [row.asDict() for row in rows.collect()]
 
 
-def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+def _check_classes(classes: Sequence[str], least: int = 2) -> tuple[str, ...]:
     names = tuple(str(name) for name in classes)
-    if len(names) < 2:
-        raise InputError(f"An evaluation needs at least 2 classes, and got {list(names)}.")
+    if len(names) < least:
+        raise InputError(f"An evaluation needs at least {least} classes, and got {list(names)}.")
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise InputError(f"Each class must be named once, and these are named twice: {twice[:5]}.")

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from sparkwright.evaluation import ranking
 
-__all__ = ["ClassificationState", "RegressionState", "wilson_interval"]
+__all__ = ["EPSILON", "FIXED_POINT", "ClassificationState", "RegressionState", "named_areas", "wilson_interval"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -31,8 +31,12 @@ Floats = npt.NDArray[np.float64]
 CALIBRATION_BINS = 15
 """Equally wide bins of confidence for the calibration error, as in Guo et al. 2017."""
 
-_EPSILON = float(np.finfo(np.float64).eps)  # a probability of 0 costs -log of this, as in scikit-learn
-_FIXED_POINT = 2.0**36  # units per 1 in sums of losses and confidences: each is exact to 1e-11
+EPSILON = float(np.finfo(np.float64).eps)
+"""A probability of 0 costs -log of this, as in scikit-learn."""
+
+FIXED_POINT = 2.0**36
+"""Units per 1 in sums of losses and confidences: each is exact to 1e-11."""
+
 _CHUNK_CELLS = 2**20  # probabilities looked at together: bounds memory, and keeps int64 sums of a chunk in range
 _Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -75,22 +79,34 @@ class ClassificationState:
         self._histogram = np.zeros(cells, np.int64)
         self._positives = np.zeros(cells, np.int64)
 
-    def update(self, probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> None:
-        """Count rows: `probabilities` of shape (rows, classes), finite; `labels` of shape (rows,), class indices."""
+    def update(
+        self,
+        probabilities: npt.NDArray[np.floating],
+        labels: npt.NDArray[np.integer],
+        threshold: float | None = None,
+    ) -> None:
+        """Count rows.
+
+        Args:
+            probabilities: Of shape (rows, classes), finite.
+            labels: Class indices, of shape (rows,).
+            threshold: Of two classes: the second's least probability to be predicted; None: that of the most probable.
+        """
         step = max(1, _CHUNK_CELLS // self.classes)
         for start in range(0, len(labels), step):
-            self._count(probabilities[start : start + step], np.asarray(labels[start : start + step], np.int64))
+            part = np.asarray(labels[start : start + step], np.int64)
+            self._count(probabilities[start : start + step], part, threshold)
 
-    def _count(self, probabilities: npt.NDArray[np.floating], labels_n: Ints) -> None:
+    def _count(self, probabilities: npt.NDArray[np.floating], labels_n: Ints, threshold: float | None) -> None:
         p_nc = probabilities.astype(np.float64)
         rows_n, class_c = np.arange(len(labels_n)), np.arange(self.classes)
         own_n = p_nc[rows_n, labels_n]
-        predicted_n = p_nc.argmax(1)
+        predicted_n = p_nc.argmax(1) if threshold is None else (p_nc[:, 1] >= np.float32(threshold)).astype(np.int64)
         equal_before_nc = (p_nc == own_n[:, None]) & (class_c < labels_n[:, None])
         ahead_n = ((p_nc > own_n[:, None]) | equal_before_nc).sum(1)
         self.rows += len(labels_n)
         self._top_hits += int((ahead_n < self.top_k).sum())
-        self._loss += int(_fixed(-np.log(np.clip(own_n, _EPSILON, 1.0))).sum())
+        self._loss += int(_fixed(-np.log(np.clip(own_n, EPSILON, 1.0))).sum())
         self._calibrate(p_nc[rows_n, predicted_n], predicted_n == labels_n)
         self._add_pairs(*np.unique(labels_n * self.classes + predicted_n, return_counts=True))
         cells_nc = ranking.bins_of(p_nc, self.classes) + class_c * ranking.bin_count(self.classes)
@@ -191,7 +207,7 @@ class ClassificationState:
             "balanced_accuracy": _mean(recall_c[rows_c > 0]),
             "top_k": self.top_k,
             "top_k_accuracy": _share(self._top_hits, self.rows),
-            "log_loss": _share(self._loss / _FIXED_POINT, self.rows),
+            "log_loss": _share(self._loss / FIXED_POINT, self.rows),
             "calibration_error": self._calibration_error(),
             "mcc": _matthews(self.rows, correct, rows_c, predicted_c),
             **self._headline_areas(areas),
@@ -209,7 +225,7 @@ class ClassificationState:
                     "predicted": int(predicted_c[c]),
                     "correct": int(correct_c[c]),
                     **{name: float(values[c]) for name, values in table.items()},
-                    **{name: _or_none(values[c]) for name, values in _named(areas).items()},
+                    **{name: _or_none(values[c]) for name, values in named_areas(areas).items()},
                 }
                 for c in range(self.classes)
             ],
@@ -232,12 +248,12 @@ class ClassificationState:
     def _headline_areas(self, areas: ranking.Areas) -> dict[str, float | None]:
         """Of two classes the area of the second; of more the mean over the classes where it is defined."""
         chosen = slice(1, 2) if self.classes == 2 else slice(None)
-        return {name: _mean(values[chosen][~np.isnan(values[chosen])]) for name, values in _named(areas).items()}
+        return {name: _mean(values[chosen][~np.isnan(values[chosen])]) for name, values in named_areas(areas).items()}
 
     def _calibration_error(self) -> float | None:
         """Return the expected calibration error: mean over rows of |confidence - accuracy| of the row's bin."""
         gaps = [
-            abs(sum_ / _FIXED_POINT - int(correct))
+            abs(sum_ / FIXED_POINT - int(correct))
             for sum_, correct in zip(self._confidence, self._bin_correct, strict=True)
         ]
         return _share(math.fsum(gaps), self.rows)
@@ -246,7 +262,7 @@ class ClassificationState:
         return {
             "rows": self._bin_rows.tolist(),
             "confidence": [
-                _share(sum_ / _FIXED_POINT, int(rows))
+                _share(sum_ / FIXED_POINT, int(rows))
                 for sum_, rows in zip(self._confidence, self._bin_rows, strict=True)
             ],
             "accuracy": [
@@ -321,7 +337,7 @@ class RegressionState:
 
 
 def _fixed(values: Floats) -> Ints:
-    return np.rint(values * _FIXED_POINT).astype(np.int64)
+    return np.rint(values * FIXED_POINT).astype(np.int64)
 
 
 def _divide(a: Ints, b: Ints) -> Floats:
@@ -340,7 +356,8 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _named(areas: ranking.Areas) -> dict[str, Floats]:
+def named_areas(areas: ranking.Areas) -> dict[str, Floats]:
+    """Return the areas of each class, and their bounds, by their names in a result."""
     return {
         "roc_area": areas.roc,
         "roc_area_bound": areas.roc_bound,

@@ -16,15 +16,26 @@ import pyarrow.compute as pc
 
 from sparkwright.errors import InputError
 from sparkwright.evaluation.metrics import ClassificationState, RegressionState
+from sparkwright.evaluation.multilabel import MultiLabelState
 
-__all__ = ["SCHEMA", "ClassificationTally", "CountRows", "Counts", "MergeStates", "RegressionTally", "State", "Tally"]
+__all__ = [
+    "SCHEMA",
+    "ClassificationTally",
+    "CountRows",
+    "Counts",
+    "MergeStates",
+    "MultiLabelTally",
+    "RegressionTally",
+    "State",
+    "Tally",
+]
 
 SCHEMA = "counts string, state binary"
 """What the tasks give, as Spark writes it."""
 
 _EXAMPLES = 20  # labels named of those that are none of the classes
 
-State = TypeVar("State", ClassificationState, RegressionState)
+State = TypeVar("State", ClassificationState, MultiLabelState, RegressionState)
 
 
 class Tally(Protocol[State]):
@@ -107,6 +118,7 @@ class ClassificationTally:
 
     classes: tuple[str, ...]
     top_k: int
+    threshold: float | None = None
 
     def new_state(self) -> ClassificationState:
         return ClassificationState(len(self.classes), self.top_k)
@@ -115,11 +127,11 @@ class ClassificationTally:
         return ClassificationState.from_bytes(data)
 
     def count(self, batch: pa.RecordBatch, counts: Counts, state: ClassificationState) -> None:
-        batch = counts.leave_out(batch, "probabilities", self._finite(batch["probabilities"]))
+        batch = counts.leave_out(batch, "probabilities", _finite(batch["probabilities"], len(self.classes)))
         label = batch["label"]
         if pa.types.is_floating(label.type):
             label = pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
-        index = self._indices(label)
+        index = _indices(label, self.classes)
         unknown = pc.and_(pc.is_valid(label), pc.is_null(index))
         counts.unlabelled += label.null_count
         if pc.any(unknown).as_py():
@@ -130,36 +142,70 @@ class ClassificationTally:
         state.update(
             rows.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(self.classes)),
             index.filter(known).to_numpy(zero_copy_only=False),
+            self.threshold,
         )
 
-    def _finite(self, rows: pa.Array) -> pa.Array:
-        """Return for each row whether its probabilities are finite, null where it has none."""
-        lengths = pc.list_value_length(rows)
-        wrong = pc.filter(lengths, pc.not_equal(lengths, len(self.classes)))
-        if len(wrong):
-            raise InputError(
-                f"A row has {wrong[0].as_py()} probabilities, and there are {len(self.classes)} classes. Give the "
-                "classes of the model that made the predictions."
-            )
-        values = rows.flatten().to_numpy(zero_copy_only=False)  # of rows that are not null; a null element is NaN
-        finite = np.ones(len(rows), bool)
-        finite[pc.is_valid(rows).to_numpy(zero_copy_only=False)] = (
-            np.isfinite(values).reshape(-1, len(self.classes)).all(1)
+
+@dataclass(frozen=True)
+class MultiLabelTally:
+    """Counts Arrow batches of (labels, probabilities, error) into a state; runs on executors."""
+
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()
+
+    def new_state(self) -> MultiLabelState:
+        return MultiLabelState(len(self.classes))
+
+    def read_state(self, data: bytes) -> MultiLabelState:
+        return MultiLabelState.from_bytes(data)
+
+    def count(self, batch: pa.RecordBatch, counts: Counts, state: MultiLabelState) -> None:
+        width = len(self.classes)
+        batch = counts.leave_out(batch, "probabilities", _finite(batch["probabilities"], width))
+        counts.unlabelled += batch["label"].null_count
+        batch = batch.filter(pc.is_valid(batch["label"]))
+        rows = pc.list_parent_indices(batch["label"]).to_numpy(zero_copy_only=False)
+        names = batch["label"].flatten()
+        index = _indices(names, self.classes)
+        strange = pc.is_null(index).to_numpy(zero_copy_only=False)
+        known = np.ones(len(batch), bool)
+        known[rows[strange]] = False
+        if strange.any():
+            examples = sorted({str(name) for name in names.filter(pa.array(strange)).to_pylist()})[:_EXAMPLES]
+            counts.merge(Counts(unknown=int((~known).sum()), unknown_examples=examples))
+        has = np.zeros((len(batch), width), bool)
+        has[rows[~strange], index.drop_null().to_numpy()] = True
+        p = batch["probabilities"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        state.update(p[known], has[known], self.thresholds)
+
+
+def _finite(rows: pa.Array, classes: int) -> pa.Array:
+    """Return for each row whether its probabilities are finite, null where it has none."""
+    lengths = pc.list_value_length(rows)
+    wrong = pc.filter(lengths, pc.not_equal(lengths, classes))
+    if len(wrong):
+        raise InputError(
+            f"A row has {wrong[0].as_py()} probabilities, and there are {classes} classes. Give the classes of the "
+            "model that made the predictions."
         )
-        return pa.array(finite)
+    values = rows.flatten().to_numpy(zero_copy_only=False)  # of rows that are not null; a null element is NaN
+    finite = np.ones(len(rows), bool)
+    finite[pc.is_valid(rows).to_numpy(zero_copy_only=False)] = np.isfinite(values).reshape(-1, classes).all(1)
+    return pa.array(finite)
 
-    def _indices(self, label: pa.Array) -> pa.Array:
-        """Return each label's class index, null where it is none."""
-        if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
-            return pc.index_in(label, pa.array(self.classes, label.type))
-        values = self._class_values()
-        return pc.index_in(pc.cast(label, pa.float64(), safe=False), pa.array(values))
 
-    def _class_values(self) -> npt.NDArray[np.float64]:
-        try:
-            return np.array([float(name) for name in self.classes])
-        except ValueError:
-            return np.arange(len(self.classes), dtype=np.float64)
+def _indices(label: pa.Array, classes: tuple[str, ...]) -> pa.Array:
+    """Return each label's class index, null where it is none."""
+    if pa.types.is_string(label.type) or pa.types.is_large_string(label.type):
+        return pc.index_in(label, pa.array(classes, label.type))
+    return pc.index_in(pc.cast(label, pa.float64(), safe=False), pa.array(_class_values(classes)))
+
+
+def _class_values(classes: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    try:
+        return np.array([float(name) for name in classes])
+    except ValueError:
+        return np.arange(len(classes), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -210,7 +256,7 @@ class MergeStates(Generic[State]):
             yield _packed(counts, state)
 
 
-def _packed(counts: Counts, state: ClassificationState | RegressionState) -> pa.RecordBatch:
+def _packed(counts: Counts, state: ClassificationState | MultiLabelState | RegressionState) -> pa.RecordBatch:
     return pa.record_batch(
         [pa.array([counts.to_json()], pa.string()), pa.array([state.to_bytes()], pa.binary())], ["counts", "state"]
     )

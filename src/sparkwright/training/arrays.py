@@ -121,7 +121,7 @@ def fit_arrays(
 
     Args:
         x: Features of the training rows, of shape (rows, features); taken as float32.
-        y: Their labels (text or whole numbers), or targets.
+        y: Their labels (text or whole numbers; lists of them for any number of labels a row), or targets.
         config: How; by default a `TrainingConfig()`.
         validation: Features and labels of the validation rows.
         weight: Weights of the training rows.
@@ -167,7 +167,7 @@ def _fit(
         raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
     subject, transport = subject or Head(), InProcess(config.replicas)
     reader, workers = subject.reader, (0,) * config.replicas
-    encoding = Encoding(columns, config.task, config.seed, workers, config.validation_fraction, reader.payload)
+    encoding = Encoding.of(config, columns, workers, reader.payload)
     store = Store(transport.hosted, limit_bytes=1 << 62, folder=Path(tempfile.gettempdir()), reader=reader)
     for table in tables:
         for batch in encoding(iter(table.to_batches(_AT_ONCE))):
@@ -192,6 +192,7 @@ def _fit(
         best_epoch=outcome.best_epoch,
         temperature=outcome.temperature,
         sync_every=outcome.sync_every,
+        thresholds=outcome.thresholds,
         rows=dict(store.census.rows),
         skipped=store.census.problems.total(),
         seconds=seconds | outcome.seconds,
@@ -200,7 +201,8 @@ def _fit(
 
 def _table(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None, split: str) -> pa.Table:
     features: NDArray[np.float32] = np.ascontiguousarray(x, np.float32)
-    labels = pa.array(np.asarray(y))
+    several = isinstance(y, Sequence) and any(isinstance(each, list | tuple) for each in y)
+    labels = pa.array(y if several else np.asarray(y))
     if features.ndim != 2 or len(features) != len(labels):
         raise InputError(
             f"Features must be of shape (rows, features), with as many rows as labels; the {split} rows have features "

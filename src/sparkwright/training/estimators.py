@@ -26,7 +26,7 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import Columns, arrow_schema, check_columns
+from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
     MLPRegressionModel,
@@ -65,6 +65,8 @@ _SHARED = {
     "weightAverage": "weight_average",
     "emaDecay": "ema_decay",
     "swaFrom": "swa_from",
+    "batchNorm": "batch_norm",
+    "device": "device",
     "precision": "precision",
     "channelsLast": "channels_last",
     "compile": "compile",
@@ -172,6 +174,8 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     weightAverage = _param("weightAverage", "mean of weights that is kept: None, ema or swa", _anything)
     emaDecay = _param("emaDecay", "share of the ema that a step leaves", TypeConverters.toFloat)
     swaFrom = _param("swaFrom", "share of the epochs after which swa begins", TypeConverters.toFloat)
+    batchNorm = _param("batchNorm", "running statistics: averaged, local or frozen", TypeConverters.toString)
+    device = _param("device", "where replicas compute: cpu or cuda", TypeConverters.toString)
     precision = _param("precision", "of products: float32 or bfloat16", TypeConverters.toString)
     channelsLast = _param("channelsLast", "a pixel's channels lie side by side in memory", TypeConverters.toBoolean)
     compile = _param("compile", "torch.compile makes the network's kernels", TypeConverters.toBoolean)
@@ -264,9 +268,12 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
         Raises:
             InputError: Values that cannot be used; all of them in one message, under the Params' names.
         """
+        return self._config(self.task)
+
+    def _config(self, task: str) -> TrainingConfig:
         fields = {field: self.getOrDefault(param) for param, field in self.fields.items()}
         try:
-            return TrainingConfig.from_dict({"task": self.task, **fields})
+            return TrainingConfig.from_dict({"task": task, **fields})
         except InputError as error:
             params = {field: param for param, field in self.fields.items()}
             problems = [
@@ -360,19 +367,23 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             self.getOrDefault(self.featuresCol) if named is None else named,
             *(self.getOrDefault(param) for param in (self.labelCol, self.weightCol, self.splitCol)),
         )
-        problems: list[str] = []
+        problems, wrong, types, names = list[str](), list[str](), pa.schema([]), list[str]()
         try:
-            config = self.config()
+            types, names = _types(dataset, columns)
+        except InputError as error:
+            wrong += error.problems
+        task = self.task
+        if task == "classification" and columns.label in types.names:
+            task = "multilabel" if pa.types.is_nested(types.field(columns.label).type) else task
+        try:
+            config = self._config(task)
         except InputError as error:
             problems += error.problems
         if named is not None and self.isSet(self.featuresCol):
             problems.append("`featuresCol` and `featuresCols` are both set; leave one out.")
         problems += self._run_problems()
-        types, wrong = pa.schema([]), []
-        try:
-            types = _types(dataset, columns, self.task)
-        except InputError as error:
-            wrong = list(error.problems)
+        if not wrong:
+            wrong = column_problems(columns, types, names, task)
         if problems or wrong:
             kind = InputError if problems else ColumnError
             raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)
@@ -404,27 +415,24 @@ def _log_warning(stamped: Stamped) -> None:
         log.warning(stamped.event.message)
 
 
-def _types(dataset: Any, columns: Columns, task: str) -> pa.Schema:
-    """Return the types of a table's columns.
+def _types(dataset: Any, columns: Columns) -> tuple[pa.Schema, list[str]]:
+    """Return the types of the columns that a table has, and the names of all its columns.
 
     Raises:
-        InputError: All that is wrong with them, in one message.
+        InputError: It is no table, or has no rows.
     """
     if isinstance(dataset, DataFrame):
-        types, names = arrow_schema(dataset.schema, columns), dataset.columns
-    elif is_local(dataset):
+        return arrow_schema(dataset.schema, columns), dataset.columns
+    if is_local(dataset):
         table = to_arrow(dataset, columns.names)
-        types, names = table.schema, column_names(dataset)
         if table.num_columns and not table.num_rows:
             raise InputError.listing("The table cannot be trained on", ["The table has no rows."])
-    else:
-        problem = (
-            "`fit` takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays, such as "
-            f'{{"features": x, "label": y}}; it got {type(dataset).__name__}.'
-        )
-        raise InputError.listing("The table cannot be read", [problem])
-    check_columns(columns, types, names, task)
-    return types
+        return table.schema, column_names(dataset)
+    problem = (
+        "`fit` takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays, such as "
+        f'{{"features": x, "label": y}}; it got {type(dataset).__name__}.'
+    )
+    raise InputError.listing("The table cannot be read", [problem])
 
 
 def _plain(value: Any) -> Any:
@@ -442,7 +450,8 @@ class MLPClassifier(_MLPEstimator):
         featuresCol: Vectors or arrays of numbers.
         featuresCols: Instead of `featuresCol`: several columns of numbers, arrays or vectors, which together are a
             row's features, in this order.
-        labelCol: Text or whole numbers.
+        labelCol: Text or whole numbers. Or arrays of them: a row then has any number of labels, none too, and the
+            model adds an array of those that it predicts.
         weightCol: Weights of rows.
         splitCol: ``train``, ``validation`` (chooses the best epoch) and ``test`` (left alone).
         predictionCol: What the model adds.

@@ -33,7 +33,8 @@ from sparkwright.training.schedule import as_it_was
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.subject import Head, Subject
 from sparkwright.training.sync_interval import choose_sync_interval
-from sparkwright.training.tasks import make_factors, make_task
+from sparkwright.training.tasks import class_factors, make_factors, make_task
+from sparkwright.training.thresholds import find_thresholds
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Outcome", "train_head"]
@@ -49,6 +50,7 @@ class Outcome:
         history: One event for each epoch of the selection.
         temperature: What the logits were divided by; 1 without calibration.
         sync_every: Steps between two syncs, as asked for or as measured.
+        thresholds: From which probability on a label is predicted; empty: as usual.
         seconds: Of the selection and of the refit.
     """
 
@@ -57,6 +59,7 @@ class Outcome:
     history: list[EpochEnded]
     temperature: float
     sync_every: int
+    thresholds: tuple[float, ...]
     seconds: dict[str, float]
 
 
@@ -69,12 +72,14 @@ class Selection:
         history: As in `Outcome`.
         temperature: As in `Outcome`.
         sync_every: As in `Outcome`.
+        thresholds: As in `Outcome`.
     """
 
     best_epoch: int
     history: list[EpochEnded]
     temperature: float
     sync_every: int
+    thresholds: tuple[float, ...]
 
     def to_notes(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
@@ -84,7 +89,8 @@ class Selection:
     def from_notes(notes: Mapping[str, Any]) -> "Selection":
         """Rebuild from `to_notes`, among other notes."""
         history = [EpochEnded(**event) for event in notes["history"]]
-        return Selection(notes["best_epoch"], history, notes["temperature"], notes["sync_every"])
+        thresholds = tuple(notes["thresholds"])
+        return Selection(notes["best_epoch"], history, notes["temperature"], notes["sync_every"], thresholds)
 
 
 def train_head(
@@ -120,19 +126,23 @@ def train_head(
                 f"stopped (there → now): {'; '.join(checkpoints.warnings)}."
             )
         )
+    if population.unseen:
+        emit(Warned(_unseen(population.unseen)))
     seconds: dict[str, float] = {}
     with cpu_threads(config.threads), freed_memory_kept():
         if saved is None or saved.phase == "selection":
             validation = VALIDATION if population.validated else None
             fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, subject)
             saved = None
-            temperature = 1.0
-            output = subject.output(fitted.module)
-            if config.calibrate and population.classes and population.validated and output is not None:
-                temperature = find_temperature(
-                    fitted.module, _shards(rows, population, [VALIDATION], subject.reader), transport
-                )
-            selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every)
+            temperature, thresholds = 1.0, tuple[float, ...]()
+            if population.classes and population.validated:
+                shards = _shards(config, population, rows, [VALIDATION], subject.reader)
+                if config.calibrate and config.link != "sequential" and subject.output(fitted.module) is not None:
+                    temperature = find_temperature(fitted.module, shards, transport, config.link)
+                if config.threshold_metric is not None:
+                    wanted = (config.threshold_metric, config.link, temperature)
+                    thresholds = find_thresholds(fitted.module, shards, transport, *wanted)
+            selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every, thresholds)
             seconds["selection"] = time.perf_counter() - started
         else:
             selection = Selection.from_notes(saved.facts["notes"])
@@ -179,7 +189,8 @@ def _fit(
     weights = {replica: own.weight for replica, own in rows.items()}
     if config.task == "classification":
         weights = {
-            replica: own.weight * factors[_targets(own, population.classes).numpy()] for replica, own in rows.items()
+            replica: own.weight * factors[_targets(own, population.classes, config.task).numpy()]
+            for replica, own in rows.items()
         }
     moments = (
         Moments.from_notes(saved.facts["notes"]["moments"])
@@ -190,7 +201,10 @@ def _fit(
     module = subject.module(config, population, task, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
     scale = moments.rows / moments.weight if moments.weight > 0 else 1.0
-    train = _shards(rows, population, sides, subject.reader, scale)
+    train = _shards(config, population, rows, sides, subject.reader, scale)
+    if config.sampling == "balanced":
+        shares = torch.from_numpy(class_factors("balanced", population.classes, counts))
+        train = {replica: dataclasses.replace(own, share_N=shares[own.y_N]) for replica, own in train.items()}
     phase = "selection" if notes is None else "refit"
     if config.sync_every == "auto":
         run = checkpoints.uri.rpartition("/")[0] if checkpoints else None
@@ -202,20 +216,25 @@ def _fit(
         config = config.replace(sync_every=every)
     notes = {**(notes or {}), "moments": moments.to_notes(), "sync_every": config.sync_every}
     loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes)
-    validated = None if validation is None else _shards(rows, population, [validation], subject.reader)
+    validated = None if validation is None else _shards(config, population, rows, [validation], subject.reader)
     fitted = loop.fit(module, train, validated, saved)
     task.finish(cast(nn.Linear, subject.output(fitted.module)))
     return fitted
 
 
 def _shards(
-    rows: Mapping[int, Rows], population: Population, sides: Sequence[int], reader: Reader, scale: float = 1.0
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    sides: Sequence[int],
+    reader: Reader,
+    scale: float = 1.0,
 ) -> dict[int, Shard]:
     """Return the rows of some sides, with their weights times `scale`, of each replica."""
     return {
         replica: Shard(
             own.x,
-            _targets(own, population.classes),
+            _targets(own, population.classes, config.task),
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
             own.key,
@@ -225,12 +244,23 @@ def _shards(
     }
 
 
-def _targets(rows: Rows, classes: tuple[str, ...]) -> Tensor:
-    """Return class indices, int64, or the numbers of a regression, float64."""
-    if not classes:
+def _targets(rows: Rows, classes: tuple[str, ...], task: str) -> Tensor:
+    """Return class indices, int64; which labels a row has, uint8; or the numbers of a regression, float64."""
+    if task == "regression":
         return torch.from_numpy(rows.target)
-    index = pc.index_in(rows.label, pa.array(classes, pa.string()))
-    return torch.from_numpy(index.to_numpy(zero_copy_only=False).astype(np.int64))
+    index = pc.index_in(rows.label.flatten(), pa.array(classes, pa.string())).to_numpy(zero_copy_only=False)
+    if task == "classification":
+        return torch.from_numpy(index.astype(np.int64))
+    has_NK = np.zeros((len(rows.label), len(classes)), np.uint8)
+    has_NK[pc.list_parent_indices(rows.label).to_numpy(), index] = 1
+    return torch.from_numpy(has_NK)
+
+
+def _unseen(labels: Mapping[str, int]) -> str:
+    """Say which labels only validation rows have."""
+    rows, named = sum(labels.values()), ", ".join(sorted(labels)[:10])
+    what = "validation row has a label" if rows == 1 else "validation rows have labels"
+    return f"{rows:,} {what} that no training row has ({named}), so the model cannot learn it."
 
 
 def _divide(layer: nn.Module, temperature: float) -> None:

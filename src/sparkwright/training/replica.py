@@ -22,6 +22,7 @@ from sparkwright.training.passes import Passes
 from sparkwright.training.rows.ahead import Ahead
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import NUMBERS, Draw, Inputs, Reader
+from sparkwright.training.sampling import draw_balanced
 from sparkwright.training.tasks import Task
 from sparkwright.training.weight_average import WeightAverage
 
@@ -44,6 +45,7 @@ class Shard:
         order: Indices of this shard's rows, sorted by the hash of their content: the order that results depend on.
         key_N: That hash of each row, int64.
         reader: Makes the network's inputs of rows.
+        share_N: What share of an epoch each row is to have, in any unit; None: all the same, each row once.
     """
 
     x: Kept
@@ -52,6 +54,13 @@ class Shard:
     order: NDArray[np.int64]
     key_N: NDArray[np.int64]
     reader: Reader = NUMBERS
+    share_N: Tensor | None = None
+
+    def dealt(self, rng: np.random.Generator) -> Tensor:
+        """Return the rows of an epoch in its order, as many as the shard has."""
+        if self.share_N is None:
+            return torch.from_numpy(self.order[rng.permutation(len(self.order))])
+        return torch.from_numpy(draw_balanced(self.order, self.y_N.numpy(), self.share_N.numpy(), rng))
 
     def batch(self, rows: Tensor, draw: Draw | None = None) -> Inputs:
         """Return what the network takes of some rows: in training with the draws of a step, else as in scoring."""
@@ -70,6 +79,12 @@ def derived_seed(*parts: int | str) -> int:
     return int.from_bytes(digest) >> 1
 
 
+def _may_draw(layer: nn.Module) -> bool:
+    """Whether a layer's output may be random in training; of layers that are not torch's nobody knows."""
+    known = type(layer).__module__.split(".")[0] in ("torch", "sparkwright")
+    return not known or bool(getattr(layer, "p", 0) or getattr(layer, "dropout", 0))
+
+
 class Replica:
     """One copy of the weights with its optimiser's state, and the shard that it trains on.
 
@@ -79,12 +94,6 @@ class Replica:
         shard: The rows it trains on; may be empty.
         task: Loss and targets.
         config: Of the whole training.
-def _may_draw(layer: nn.Module) -> bool:
-    """Whether a layer's output may be random in training; of layers that are not torch's nobody knows."""
-    known = type(layer).__module__.split(".")[0] in ("torch", "sparkwright")
-    return not known or bool(getattr(layer, "p", 0) or getattr(layer, "dropout", 0))
-
-
 
     Attributes:
         flat: Weights and optimiser's state.
@@ -92,6 +101,7 @@ def _may_draw(layer: nn.Module) -> bool:
         average: What keeps a mean of the weights.
         step: The one it is in or took last, counted over all epochs from 1; 0 before the first. A worker's pulse.
         differs: Whether its state differs from the other replicas' after a sync too.
+        apart: Whether its running statistics do, until the epoch ends.
         health: What looks at its layers; None: nothing does.
         loss_sum: Sum of the losses of this epoch's rows, each as it was when the row was trained on.
         sums: The task's sums over this epoch's rows, likewise; whole after `end_epoch`.
@@ -101,7 +111,6 @@ def _may_draw(layer: nn.Module) -> bool:
         self.index = index
         self.module = module
         self.shard = shard
-        apart: Whether its running statistics do, until the epoch ends.
         self.step = 0
         self.differs = False
         self.health: Health | None = None
@@ -131,13 +140,15 @@ def _may_draw(layer: nn.Module) -> bool:
         """Deal the shard's rows over the steps of an epoch, evenly and in an order of the epoch's own."""
         self._epoch = epoch
         rng = np.random.default_rng(derived_seed("order", self._seed, epoch, self.index))
-        order = torch.from_numpy(self.shard.order[rng.permutation(len(self.shard.order))])
+        order = self.shard.dealt(rng)
         self._batches = list(torch.split(order, batch_sizes(len(order), steps).tolist()))
         self._inputs = self._making(epoch, steps)
         self.loss_sum = 0.0
         self.sums.zero_()
         self._waiting.clear()
         self.module.train()
+        if self._held:
+            hold(self.module)
 
     def _making(self, epoch: int, steps: int) -> Callable[[int], Inputs]:
         """Return what gives the inputs of a batch of the epoch, made ahead where that takes long."""
@@ -147,8 +158,6 @@ def _may_draw(layer: nn.Module) -> bool:
             if not len(batches[number]):
                 return torch.empty(0)
             return shard.batch(batches[number], Draw(seed, epoch, index, (epoch - 1) * steps + number + 1))
-        if self._held:
-            hold(self.module)
 
         return Ahead(make, steps, self._ahead).take if self._ahead else make
 
@@ -214,6 +223,8 @@ def _may_draw(layer: nn.Module) -> bool:
         }
         if self._waiting:
             own |= dict(zip(_WAITING, map(torch.cat, zip(*self._waiting, strict=True)), strict=True))
+        if self.apart and not self.differs:
+            own["statistics"] = self.flat.statistics_SM.clone()
         return own | ({"state": self.flat.state_SN.clone()} if self.differs else {})
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
@@ -223,10 +234,10 @@ def _may_draw(layer: nn.Module) -> bool:
         lengths = carried["lengths"].tolist()
         parts = [torch.split(carried[name], lengths) for name in _WAITING] if lengths else []
         self._waiting = list(zip(*parts, strict=True)) if parts else []
-        if self.apart and not self.differs:
-            own["statistics"] = self.flat.statistics_SM.clone()
         if self.differs:
             self.flat.state_SN.copy_(carried["state"])
+        elif self.apart:
+            self.flat.statistics_SM.copy_(carried["statistics"])
 
     def _not_finite(self, value: float, batch: Tensor, step: int) -> str:
         keys = [f"{key:016x}" for key in self.shard.key_N[batch.numpy()].astype(np.uint64)]
@@ -236,8 +247,6 @@ def _may_draw(layer: nn.Module) -> bool:
             f"or look for extreme values in the features; the batch's rows have the keys "
             f"{', '.join(keys[:_KEYS_TOLD])}{more}."
         )
-        elif self.apart:
-            self.flat.statistics_SM.copy_(carried["statistics"])
 
     def end_epoch(self) -> None:
         """Bring `sums` up to date."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.events import EpochEnded
+from sparkwright.models import LINKS
 from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import LabelKind
@@ -27,6 +28,7 @@ class TrainingResult:
         best_epoch: The epoch whose weights, or (refit) whose number was taken.
         temperature: What the logits were divided by, so that probabilities fit the validation rows; 1 without them.
         sync_every: Steps between two syncs, as asked for or as measured.
+        thresholds: From which probability on a label is predicted, as `Model` has it; empty: as usual.
         rows: Side → rows.
         skipped: Rows that could not be trained on and were left out.
         seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
@@ -40,6 +42,7 @@ class TrainingResult:
     best_epoch: int
     temperature: float
     sync_every: int
+    thresholds: tuple[float, ...]
     rows: dict[str, int]
     skipped: int
     seconds: dict[str, float]
@@ -61,7 +64,8 @@ class TrainingResult:
         **rest: Any,
     ) -> "TrainingResult":
         """Put the trained weights into what was trained; `rest` are the other attributes."""
-        network, head = subject.trained(config, weights, classes)
+        outputs = classes if config.link == LINKS[config.task] else ()  # else outputs are no classes
+        network, head = subject.trained(config, weights, outputs)
         to = {"text": str, "int": int, "float": float}[kind]
         labels = tuple(to(name) for name in classes)
         return TrainingResult(head=head, classes=labels, config=config, network=network, **rest)

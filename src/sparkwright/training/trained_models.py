@@ -79,8 +79,10 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
     return Model(
         network=None,
         head=result.head,
-        task="regression" if result.config.task == "regression" else "classification",
+        task=result.config.task,  # type: ignore[arg-type]  which the configuration has checked
         classes=result.classes,
+        link=result.config.link,
+        thresholds=result.thresholds,
         metrics={"validation": result.validation} if result.validation else {},
         lineage={"training": training} | ({"features": features.to_dict()} if features is not None else {}),
     )

@@ -37,7 +37,7 @@ def headline_section(sides: Mapping[str, Side]) -> str:
     if not sides:
         return ""
     name, side = next(iter(sides.items()))
-    headline = _accuracy(name, side) if side["task"] == "classification" else _regression(name, side)
+    headline = {"classification": _accuracy, "multilabel": _labels, "regression": _regression}[side["task"]](name, side)
     return f'<section id="result" aria-label="Result">{headline}{_figures(sides)}</section>'
 
 
@@ -87,6 +87,20 @@ def _accuracy(name: str, side: Side) -> str:
     )
 
 
+def _labels(name: str, side: Side) -> str:
+    """Return the headline where a row has any number of labels."""
+    figures, none = side["micro"], side["baseline"]["none"]["hamming_loss"]
+    return (
+        f'<div class="headline"><div class="big"><p class="value">{percent(figures["f1"])}</p>'
+        f'<p class="name">{text(name)} F1 of all decisions</p>'
+        f'<p class="range">precision {percent(figures["precision"])}, recall {percent(figures["recall"])}</p></div>'
+        f'<div class="ruler-box"><ul class="baselines"><li class="what">Wrong decisions:</li>'
+        f"<li><b>{percent(side['hamming_loss'], 2)}</b> with the model</li>"
+        f"<li><b>{percent(none, 2)}</b> without any label</li></ul>"
+        f'<p class="note">{_rows_note(name, side)}</p></div></div>'
+    )
+
+
 def _regression(name: str, side: Side) -> str:
     guess = side["baseline"]["mean"]["rmse"]
     return (
@@ -108,6 +122,17 @@ def _figures(sides: Mapping[str, Side]) -> str:
             ("Mean absolute error", lambda s: decimal(s["mae"]), ""),
             ("Root mean squared error", lambda s: decimal(s["rmse"]), ""),
             ("Bias", lambda s: decimal(s["bias"]), "mean of prediction - label"),
+        ]
+    elif first["task"] == "multilabel":
+        entries = [
+            ("All labels right", lambda s: percent(s["subset_accuracy"]), "share of rows whose labels are all right"),
+            ("Wrong decisions", lambda s: percent(s["hamming_loss"], 2), "of all: does a row have a label?"),
+            ("Micro F1", lambda s: decimal(s["micro"]["f1"]), "F1 of all decisions together"),
+            ("Macro F1", lambda s: decimal(s["macro"]["f1"]), "mean F1 of the labels"),
+            ("Log loss", lambda s: decimal(s["log_loss"]), "mean of -ln(probability of what is the case)"),
+            ("ROC area", lambda s: decimal(s["roc_area"]), "mean of the labels; chance: 0.5"),
+            ("PR area", lambda s: decimal(s["pr_area"]), "mean average precision of the labels"),
+            ("Labels a row", lambda s: decimal(s["labels_per_row"]["predicted"]), "as predicted"),
         ]
     else:
         k = first["top_k"]
@@ -135,7 +160,8 @@ def _figures(sides: Mapping[str, Side]) -> str:
 
 def classes_section(side: Side) -> str:
     """Return the table of all classes, the worst first."""
-    mistaken = taken_for(side["classes"], side["confusion"])
+    confused = "confusion" in side  # where a row has one class
+    mistaken = taken_for(side["classes"], side["confusion"]) if confused else {}
     rows = []
     for row in sorted(side["per_class"], key=lambda row: (row["f1"], row["class"])):
         other, times = mistaken.get(row["class"], ("", 0))
@@ -146,7 +172,7 @@ def classes_section(side: Side) -> str:
                 Cell(whole(row["rows"]), row["rows"]),
                 *(Cell(percent(row[key]), row[key], bar=row[key]) for key in ("precision", "recall", "f1")),
                 *areas,
-                Cell(f"{other} ({times:,})" if other else "", -times),
+                *([Cell(f"{other} ({times:,})" if other else "", -times)] if confused else []),
             ]
         )
     columns = [
@@ -157,7 +183,7 @@ def classes_section(side: Side) -> str:
         Column("F1", hint="harmonic mean of precision and recall"),
         Column("ROC area", hint="this class against the rest"),
         Column("PR area", hint="this class against the rest: average precision"),
-        Column("Most often taken for", numeric=False, hint="with the number of rows"),
+        *([Column("Most often taken for", numeric=False, hint="with the number of rows")] if confused else []),
     ]
     bound = side.get("roc_area_bound")
     areas_note = f" The areas are exact to ± {bound:.1g} on average." if bound is not None and bound >= 5e-4 else ""

@@ -239,7 +239,7 @@ def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, payload
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     of_replica = tuple(rank for rank, hosted in enumerate(hosting(config.replicas, workers)) for _ in hosted)
-    encoding = Encoding(columns, config.task, config.seed, of_replica, config.validation_fraction, payload)
+    encoding = Encoding.of(config, columns, of_replica, payload)
     return rows.mapInArrow(encoding, ENCODED_DDL).repartitionById(workers, F.col("worker"))
 
 
@@ -261,6 +261,7 @@ def _result(
         best_epoch=summary["best_epoch"],
         temperature=summary["temperature"],
         sync_every=summary["sync_every"],
+        thresholds=tuple(summary["thresholds"]),
         rows=summary["rows"],
         skipped=summary["skipped"],
         seconds=seconds,

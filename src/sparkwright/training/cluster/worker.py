@@ -179,6 +179,7 @@ def outcome_pieces(outcome: Outcome, population: Population) -> Iterator[pa.Reco
         "history": [event.to_dict() for event in outcome.history],
         "temperature": outcome.temperature,
         "sync_every": outcome.sync_every,
+        "thresholds": outcome.thresholds,
         "seconds": outcome.seconds,
         "classes": population.classes,
         "rows": population.census.rows,

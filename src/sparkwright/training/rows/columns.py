@@ -37,7 +37,7 @@ class Columns:
 
     Attributes:
         features: Vectors, arrays of numbers, or numbers: one after the other they are a row's features.
-        label: Text or whole numbers; numbers for a regression.
+        label: Text or whole numbers; arrays of them for any number of labels a row; numbers for a regression.
         weight: Weights of rows.
         split: The side of each row: one of `SIDES`.
     """
@@ -61,6 +61,8 @@ class Columns:
 
 def label_kind(type_: pa.DataType) -> LabelKind:
     """Return what classes are made of, given the label column's type."""
+    if pa.types.is_nested(type_):  # any number of labels a row
+        return label_kind(type_.value_type)
     if pa.types.is_integer(type_):
         return "int"
     return "float" if pa.types.is_floating(type_) or pa.types.is_decimal(type_) else "text"
@@ -105,7 +107,7 @@ def column_problems(
         columns: Those that are wanted.
         schema: Types of those that are there.
         names: All columns of the table.
-        task: ``"classification"`` or ``"regression"``.
+        task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
         payload: What the columns of features must hold.
     """
     problems = [
@@ -147,20 +149,25 @@ def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, p
                 f"Column `{name}` must hold vectors, arrays of numbers, or numbers; it holds {type_}. {_way(type_)}"
             )
     label = there.get(columns.label)
-    if label is not None and task == "regression" and not _is_number(label):
-        problems.append(f"Column `{columns.label}` must hold numbers for a regression; it holds {label}.")
-    if (
-        label is not None
-        and task == "classification"
-        and not (_is_number(label) or pa.types.is_boolean(label) or is_text(label))
-    ):
-        problems.append(f"Column `{columns.label}` must hold text or whole numbers; it holds {label}.")
+    if label is not None:
+        problems += _label_problems(columns.label, label, task)
     weight, split = there.get(columns.weight or ""), there.get(columns.split or "")
     if weight is not None and not _is_number(weight):
         problems.append(f"Column `{columns.weight}` must hold numbers; it holds {weight}.")
     if split is not None and not is_text(split):
         problems.append(f"Column `{columns.split}` must hold one of {', '.join(SIDES)}; it holds {split}.")
     return problems
+
+
+def _label_problems(name: str, type_: pa.DataType, task: str) -> list[str]:
+    if task == "regression":
+        fits, wanted = _is_number(type_), "numbers for a regression"
+    elif task == "multilabel":
+        fits, wanted = _is_list(type_) and _is_label(type_.value_type), "arrays of text or whole numbers"
+    else:
+        fits, wanted = _is_label(type_) and not pa.types.is_null(type_), "text or whole numbers"
+    several = ' For any number of labels a row take the task "multilabel".' if _is_list(type_) else ""
+    return [] if fits else [f"Column `{name}` must hold {wanted}; it holds {type_}.{several}"]
 
 
 def _way(type_: pa.DataType) -> str:
@@ -176,9 +183,17 @@ def _way(type_: pa.DataType) -> str:
 
 
 def _holds_numbers(type_: pa.DataType) -> bool:
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+    if _is_list(type_):
         return _is_number(type_.value_type)
     return _is_number(type_) or bool(pa.types.is_boolean(type_))
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
+
+
+def _is_label(type_: pa.DataType) -> bool:
+    return _is_number(type_) or is_text(type_) or bool(pa.types.is_boolean(type_) or pa.types.is_null(type_))
 
 
 def _is_number(type_: pa.DataType) -> bool:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.data.local import join_numbers, numbers_of
+from sparkwright.training.config import TrainingConfig, label_text
 from sparkwright.training.rows.columns import SIDES, Columns, Payload, label_kind
 
 __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
@@ -22,7 +23,7 @@ __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
 TRAIN, VALIDATION = 0, 1
 
 ENCODED_DDL = (
-    "worker int, replica int, key bigint, side tinyint, features binary, label string, target double, "
+    "worker int, replica int, key bigint, side tinyint, features binary, label array<string>, target double, "
     "weight float, problem string"
 )
 """What `Encoding` gives, as Spark writes it. Features are a row's payload: numbers as float32, because Spark moves
@@ -35,13 +36,14 @@ ENCODED = pa.schema(
         pa.field("key", pa.int64()),
         pa.field("side", pa.int8()),
         pa.field("features", pa.binary()),
-        pa.field("label", pa.string()),
+        pa.field("label", pa.list_(pa.string())),
         pa.field("target", pa.float64()),
         pa.field("weight", pa.float32()),
         pa.field("problem", pa.string()),
     ]
 )
 
+_LABELS = ENCODED.field("label").type
 _NULL = pa.scalar(None, pa.binary())
 
 
@@ -53,11 +55,12 @@ class Encoding:
 
     Args:
         columns: Where to find what.
-        task: ``"classification"`` or ``"regression"``.
+        task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
         seed: Other seeds place rows otherwise.
         workers: Worker of each replica.
         validation_fraction: Share of the training rows that validate instead; a row's hash chooses.
         payload: What the columns of features hold.
+        counts: Whether the targets of a regression must be 0 at least.
     """
 
     columns: Columns
@@ -66,6 +69,15 @@ class Encoding:
     workers: tuple[int, ...]
     validation_fraction: float = 0.0
     payload: Payload = "numbers"
+    counts: bool = False
+
+    @staticmethod
+    def of(
+        config: TrainingConfig, columns: Columns, workers: tuple[int, ...], payload: Payload = "numbers"
+    ) -> "Encoding":
+        """Return the encoding of a training's rows."""
+        counts = config.objective == "poisson"
+        return Encoding(columns, config.task, config.seed, workers, config.validation_fraction, payload, counts)
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -114,22 +126,37 @@ class Encoding:
             problems.add([row], f"`{self.columns.split}` is {value!r}, not one of {', '.join(SIDES)}")
         return side
 
-    def _labels(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[pa.Array, NDArray[np.float64]]:
+    def _labels(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[pa.ListArray, NDArray[np.float64]]:
+        """Return each row's labels as text: one in a classification, null in a regression; and the targets."""
         name, column = self.columns.label, batch.column(self.columns.label)
         problems.add(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), f"`{name}` is null")
         nothing = np.zeros(batch.num_rows)
+        if self.task == "multilabel":
+            return self._label_sets(column, problems), nothing
         if self.task == "classification" and label_kind(column.type) != "float":
-            return column.cast(pa.string()), nothing
+            return _one_each(column.cast(pa.string())), nothing
         numbers = np.nan_to_num(column.cast(pa.float64()).to_numpy(zero_copy_only=False), nan=np.nan)
         missing = column.is_null().to_numpy(zero_copy_only=False)
         problems.add(np.flatnonzero(~np.isfinite(numbers) & ~missing), f"`{name}` is NaN or infinite")
         finite = np.isfinite(numbers)
         numbers[~finite] = 0
         if self.task == "regression":
-            return pa.nulls(batch.num_rows, pa.string()), numbers
+            if self.counts:
+                problems.add(np.flatnonzero(numbers < 0), f"`{name}` is negative, and a Poisson loss takes counts")
+            return pa.nulls(batch.num_rows, _LABELS), numbers
         broken = finite & (numbers != np.round(numbers))
         problems.add(np.flatnonzero(broken), f"`{name}` is no whole number (for regression use MLPRegressor)")
-        return pa.array([str(int(number)) for number in numbers], pa.string()), nothing
+        return _one_each(pa.array([str(int(number)) for number in numbers], pa.string())), nothing
+
+    def _label_sets(self, column: pa.Array, problems: "_Problems") -> pa.ListArray:
+        """Return each row's labels as text: each once, and sorted, so that equal sets have equal hashes."""
+        name, sets = self.columns.label, list[list[str] | None]()
+        for row, labels in enumerate(column.to_pylist()):
+            wrong = {"null" for label in labels or () if label is None}
+            wrong |= {"no whole number" for label in labels or () if isinstance(label, float) and label % 1 != 0}
+            problems.add([row] if wrong else [], f"`{name}` holds {' and '.join(sorted(wrong))}")
+            sets.append(None if labels is None or wrong else sorted({label_text(label) for label in labels}))
+        return pa.array(sets, _LABELS)
 
     def _weights(self, batch: pa.RecordBatch, problems: "_Problems") -> NDArray[np.float32]:
         if self.columns.weight is None:
@@ -179,10 +206,16 @@ class Encoding:
         start = bounds[0]
         for row, (end, name) in enumerate(zip(bounds[1:], names, strict=True)):
             digest = blake2b(content[start:end], digest_size=8, key=seed)
-            digest.update((name or "").encode() + targets[row].tobytes() + weight[row].tobytes())
+            digest.update("\0".join(name or ()).encode() + targets[row].tobytes() + weight[row].tobytes())
             key[row] = int.from_bytes(digest.digest(), signed=True)
             start = end
         return (key.view(np.uint64) % len(self.workers)).astype(np.int32), key
+
+
+def _one_each(labels: pa.StringArray) -> pa.ListArray:
+    """Return lists of one label; null where there is none."""
+    offsets = pa.array(np.arange(len(labels) + 1, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, labels, type=_LABELS, mask=labels.is_null())
 
 
 def _check_numbers(

@@ -34,6 +34,12 @@ class Population:
         """Whether there are validation rows."""
         return self.census.rows["validation"] > 0
 
+    @property
+    def unseen(self) -> dict[str, int]:
+        """Label → rows of those labels that only validation rows have."""
+        trained, validated = (self.census.labels.get(side, {}) for side in ("train", "validation"))
+        return {label: rows for label, rows in validated.items() if not trained.get(label)}
+
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these rows from others, whatever their order: counts and hashes of the sides, classes."""
         classes = hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:16]
@@ -108,7 +114,12 @@ def examine(
             "`schedule` 'plateau' looks at validation rows, and there are none: set `validationFraction`, name the "
             "rows' sides in a column, or take another schedule."
         )
-    labels = _classes(census, config, columns, kind, classes) if config.task == "classification" else ()
+    if config.threshold_metric is not None and not census.rows["validation"]:
+        raise InputError(
+            "`thresholdMetric` looks at validation rows, and there are none: set `validationFraction`, or name the "
+            "rows' sides in a column."
+        )
+    labels = () if config.task == "regression" else _classes(census, config, columns, kind, classes)
     return Population(int(next(iter(census.widths), 0)), labels, census)
 
 
@@ -126,7 +137,11 @@ def _classes(
             )
         names = list(given)
     trained = [name for name in names if census.labels["train"][name]]
-    if len(trained) < 2:
+    if config.task == "multilabel" and not trained:
+        raise InputError(
+            f"A training of several labels a row needs rows with a label; `{columns.label}` has none in training."
+        )
+    if config.task == "classification" and len(trained) < 2:
         only = f"only {trained[0]!r}" if trained else "none"
         raise InputError(f"A classifier needs rows of at least two classes in training; `{columns.label}` has {only}.")
     if len(names) > MOST_CLASSES:
@@ -134,6 +149,11 @@ def _classes(
             f"`{columns.label}` has {len(names):,} different labels; at most {MOST_CLASSES:,} are taken. For numbers "
             "use MLPRegressor."
         )
+    if config.task == "classification" and len(names) > 2:
+        if config.objective == "binary_cross_entropy":
+            raise InputError(f"`loss` 'binary_cross_entropy' takes two classes; `{columns.label}` has {len(names):,}.")
+        if config.threshold_metric is not None:
+            raise InputError(f"`thresholdMetric` chooses between two classes; `{columns.label}` has {len(names):,}.")
     if isinstance(config.class_weights, dict):
         unknown = [name for name in config.class_weights if name not in names]
         if unknown:

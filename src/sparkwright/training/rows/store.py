@@ -28,7 +28,7 @@ class Rows:
 
     Attributes:
         x: What the reader keeps of each.
-        label: Labels as text; nulls in a regression.
+        label: Each row's labels as text: one in a classification, null in a regression.
         target: Targets of a regression, float64.
         weight: Float32.
         key: Hash of each row's content.
@@ -172,7 +172,7 @@ class Store:
             name, mine = SIDES[number], pa.array(side == number)
             self.census.keys[name] = (self.census.keys[name] + int(key[side == number].sum())) % 2**64
             self.census.rows[name] += int(np.count_nonzero(side == number))
-            counts = good["label"].filter(mine).drop_null().value_counts()
+            counts = good["label"].filter(mine).flatten().value_counts()
             counter = self.census.labels.setdefault(name, Counter())
             counter.update({entry["values"].as_py(): entry["counts"].as_py() for entry in counts})
 
@@ -205,8 +205,8 @@ class _Parts:
         x = self._kept(kept_shape(self._reader, width), limit_bytes)
         self._x.clear()
         if not self._rest:
-            none = np.empty(0, np.float32)
-            return Rows(x, pa.array([], pa.string()), none.astype(float), none, none.astype(int), none.astype("i1"))
+            label, none = pa.array([], pa.list_(pa.string())), np.empty(0, np.float32)
+            return Rows(x, label, none.astype(float), none, none.astype(int), none.astype("i1"))
         rest = pa.Table.from_batches(self._rest).combine_chunks()
         numbers = {name: rest[name].to_numpy().copy() for name in ("target", "weight", "key", "side")}
         return Rows(x=x, label=rest["label"].combine_chunks(), **numbers)

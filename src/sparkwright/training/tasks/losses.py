@@ -91,7 +91,7 @@ def own_loss(name: str) -> RowLoss:
                 f"`loss` {name!r} must return one loss for each of {len(y)} rows, a tensor of shape ({len(y)},); it "
                 f"returned {got}. Do not average over rows: weights and replicas do."
             )
-        if torch.is_grad_enabled() and not per_row.requires_grad:
+        if torch.is_grad_enabled() and output.requires_grad and not per_row.requires_grad:
             raise InputError(f"`loss` {name!r} returned a tensor without a gradient: compute it with torch throughout.")
         return per_row
 
