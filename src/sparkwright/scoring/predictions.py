@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyspark.sql.types import StructType
+from pyspark.sql.types import ArrayType, StructType
 
 from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
@@ -46,9 +46,10 @@ def write_predictions(
     """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
 
     Written are the rows' columns but the input (paths and URLs stay), and ``prediction``, ``probability``, ``error``;
-    with `top` also the best labels (CSV: ``label_2, probability_2 …``). Nothing stands under `out` before all rows are
-    there and few enough failed. The driver sees counts alone. `fetch` limits what a photo may take that lies behind a
-    path or URL. With `failfast` the first row that fails ends the job.
+    with `top` also the best labels (CSV: ``label_2, probability_2 …``). In CSV several labels of a row are joined by
+    ``;``. Nothing stands under `out` before all rows are there and few enough failed. The driver sees counts alone.
+    `fetch` limits what a photo may take that lies behind a path or URL. With `failfast` the first row that fails ends
+    the job.
 
     With `resume` photos' bytes that a call to the same `out` has predicted before it was stopped, by whatever, with the
     same model, are not predicted again; its rows lie in a folder beside `out`, which is then removed. So predictions of
@@ -180,10 +181,14 @@ def _flat(rows: "DataFrame", top: int | None, input_column: str) -> "DataFrame":
 
     first = [name for name in dict.fromkeys(("path", input_column)) if name in rows.columns]
     kept = [*first, *(name for name in ("label", "prediction", "probability") if name in rows.columns)]
-    columns = [F.col(name) for name in kept]
+    several = {field.name for field in rows.schema.fields if isinstance(field.dataType, ArrayType)}
+    columns = [
+        F.array_join(F.col(name).cast("array<string>"), ";").alias(name) if name in several else F.col(name)
+        for name in kept
+    ]
     # `prediction` and `probability` are the first; a model may have fewer classes than were asked for.
     best = rows.agg(F.max(F.size("top"))).collect()[0][0] or 0 if top is not None and top > 1 else 0
-    for place in range(1, best):
+    for place in range(0 if "prediction" in several else 1, best):
         pair = F.get("top", F.lit(place))
         columns += [pair["label"].alias(f"label_{place + 1}"), pair["probability"].alias(f"probability_{place + 1}")]
     error = F.when(F.col("error").isNotNull(), F.concat_ws(": ", "error.kind", "error.message"))

@@ -62,6 +62,7 @@ class Initial:
         options = head.parts[0].options
         wanted = {
             "task": (model.task, config.task),
+            "link": (model.link, config.link),
             "hidden": (list(options.get("hidden", ())), list(config.hidden)),
             "activation": (options.get("activation", "relu"), config.activation),
             "standardise": (options.get("standardise", False), config.standardise),
