@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import ContentError
-from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.networks.audio import AudioPreprocessing
+from sparkwright.networks.preprocessing import AnyPreprocessing, Preprocessing
 from sparkwright.scoring.inputs.sources import read_file
 from sparkwright.training.rows.columns import Payload
 from sparkwright.training.rows.kept import Raw
@@ -233,7 +234,7 @@ def forward(module: nn.Module, inputs: Inputs) -> Tensor:
     return module(inputs)  # type: ignore[no-any-return]
 
 
-def make_reader(preprocessing: Preprocessing | None, shape: Sequence[int], *, located: bool = False) -> Reader:
+def make_reader(preprocessing: AnyPreprocessing | None, shape: Sequence[int], *, located: bool = False) -> Reader:
     """Return what reads the rows of a network.
 
     Args:
@@ -243,4 +244,10 @@ def make_reader(preprocessing: Preprocessing | None, shape: Sequence[int], *, lo
     """
     if preprocessing is None:
         return NumberReader(tuple(shape))
-    return ImageReader(preprocessing, located)
+    if isinstance(preprocessing, Preprocessing):
+        return ImageReader(preprocessing, located)
+    from sparkwright.training.rows.sequence_readers import AudioReader, TextReader
+
+    if isinstance(preprocessing, AudioPreprocessing):
+        return AudioReader(preprocessing, located)
+    return TextReader(preprocessing)
