@@ -16,6 +16,7 @@ from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.replica import Replica
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.subject import WholeNetwork
 
@@ -180,3 +181,53 @@ def test_rows_of_numbers_train_a_network_that_takes_their_shape() -> None:
     assert result.network.classes == ("bottom", "top")
     with pytest.raises(InputError, match="The rows have 255 numbers; the network `small_cnn` takes 1 x 16 x 16"):
         fit_table({"x": x[:, 1:], "y": y}, config(), features="x", label="y", subject=WholeNetwork.of(network))
+
+
+class Stop(Exception):  # noqa: N818
+    """The power fails."""
+
+
+@pytest.mark.parametrize("step", [8, 13])
+@pytest.mark.parametrize(
+    ("strategy", "batch_norm", "more"),
+    [
+        ("averaging", "averaged", {"weight_average": "ema"}),
+        ("averaging", "local", {"compression": "int8"}),
+        ("averaging", "local", {}),
+        ("all_reduce", "averaged", {"compression": "topk"}),
+        ("all_reduce", "local", {"weight_average": "ema"}),
+        ("outer", "averaged", {"pull": 0.5}),
+        ("outer", "local", {"on_not_finite": "retry"}),
+    ],
+)
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    strategy: str, batch_norm: str, more: dict[str, Any], step: int, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"strategy": strategy, "batch_norm": batch_norm, "sync_every": 1, **more}
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    expected = weights(fit(subject, photos(), **settings))
+    backward, done = Replica.backward, [0]
+
+    def stop(replica: Replica, number: int, count: int) -> None:
+        done[0] += 1
+        if done[0] == step:
+            raise Stop
+        backward(replica, number, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replica, "backward", stop)
+        with pytest.raises(Stop):
+            fit_table(
+                photos(),
+                config(**settings),
+                features="content",
+                split="split",
+                subject=subject,
+                run=str(tmp_path),
+                checkpoint_s=0,
+            )
+    result = fit_table(
+        photos(), config(**settings), features="content", split="split", subject=subject, run=str(tmp_path)
+    )
+    for name, value in weights(result).items():
+        np.testing.assert_array_equal(value, expected[name], name)

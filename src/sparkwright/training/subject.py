@@ -141,6 +141,11 @@ class Head(Subject):
                 raise InputError(
                     f"The rows have {population.width} features; the model to go on from takes {self.initial.width}."
                 )
+            if len(self.initial.weights["output.bias"]) != task.outputs:
+                raise InputError(
+                    f"The training has {task.outputs} outputs a row; the model to go on from has "
+                    f"{len(self.initial.weights['output.bias'])}."
+                )
             module.load_state_dict({name: torch.from_numpy(value) for name, value in self.initial.weights.items()})
             task.begin(module.get_submodule("output"))  # type: ignore[arg-type]
         elif config.standardise:
@@ -215,14 +220,15 @@ class WholeNetwork(Subject):
         if new_head:
             body, head = (body.cut(body.feature_layer) if body.feature_layer else body), None
         named = body.classes if model is None else model.classes
-        subject = WholeNetwork(
-            body=body,
-            head=head,
+        whole = body if head is None else body.with_head(head)
+        return WholeNetwork(
+            body=body.unfreeze(),
+            head=None if head is None else head.unfreeze(),
             new_head=new_head,
             goes_on=model is not None and not new_head,
+            frozen=_frozen(whole, train_from, new_head=new_head),
             classes=tuple(map(label_text, named)) if named and not new_head else None,
         )
-        return replace(subject, frozen=_frozen(subject._joined(head), train_from, new_head=new_head))
 
     @property
     def reader(self) -> Reader:
@@ -296,7 +302,7 @@ class WholeNetwork(Subject):
             tensors |= {f"head.{name}": value for name, value in self.head.weights().items()}
         # One entry: the order of several is not always the same.
         content: bytes = save(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()}, {_SUBJECT: json.dumps(facts)}
+            {name: np.asarray(value, order="C") for name, value in tensors.items()}, {_SUBJECT: json.dumps(facts)}
         )
         return content
 
@@ -330,7 +336,7 @@ class WholeNetwork(Subject):
     def _joined(self, head: TorchNetwork | None) -> TorchNetwork:
         """Return body and head as one network, of which `frozen` is frozen."""
         whole = self.body if head is None else self.body.with_head(head)
-        return replace(whole, frozen=whole.frozen | self.frozen) if self.frozen else whole
+        return replace(whole, frozen=self.frozen)
 
 
 _SUBJECT = "subject"
