@@ -7,6 +7,7 @@ from sklearn import metrics
 
 from sparkwright.errors import InputError
 from sparkwright.evaluation.multilabel import MultiLabelState
+from sparkwright.evaluation.report import RunRecord, write_report
 from sparkwright.evaluation.tally import CountRows, Counts, MergeStates, MultiLabelTally
 
 RNG = np.random.default_rng(1)
@@ -95,3 +96,12 @@ def test_labels_may_be_numbers() -> None:
 def test_probabilities_of_other_labels_are_refused() -> None:
     with pytest.raises(InputError, match="A row has 2 probabilities, and there are 3 classes"):
         tallied(rows(pa.array([["a"]]), [[0.5, 0.5]]), ("a", "b", "c"))
+
+
+def test_the_report_shows_the_labels_and_what_no_label_would_reach() -> None:
+    found = counted().result(NAMES)
+    counts = {"rows": 300, "evaluated": 300, "errors": 0, "unlabelled": 0, "classes": list(NAMES)}
+    page = write_report(RunRecord("t", metrics={"test": {"task": "multilabel", **counts, **found}}))
+    for part in ("test F1 of all decisions", "without any label", "Figures of each class", "All labels right", "never"):
+        assert part in page
+    assert "Most often taken for" not in page
