@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparkwright.errors import NotFiniteError
 from sparkwright.training.batch_norm import hold
+from sparkwright.training.buckets import bucketed
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import flatten
 from sparkwright.training.health import Health
@@ -141,7 +142,10 @@ class Replica:
         self._epoch = epoch
         rng = np.random.default_rng(derived_seed("order", self._seed, epoch, self.index))
         order = self.shard.dealt(rng)
-        self._batches = list(torch.split(order, batch_sizes(len(order), steps).tolist()))
+        sizes = batch_sizes(len(order), steps)
+        if self.shard.x.lengths is not None:
+            order = torch.from_numpy(bucketed(order.numpy(), self.shard.x.lengths, sizes, rng))
+        self._batches = list(torch.split(order, sizes.tolist()))
         self._inputs = self._making(epoch, steps)
         self.loss_sum = 0.0
         self.sums.zero_()
