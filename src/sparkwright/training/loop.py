@@ -308,11 +308,11 @@ class Loop:
             for replica in replicas:
                 replica.end_epoch()
                 own = {replica.index: replica.loss_sum}
-                own |= {count + place: float(value) for place, value in enumerate(replica.sums)}
+                own |= {count + place: value for place, value in enumerate(replica.sums.tolist())}
                 if validation is not None:
                     with replica.average.in_place(replica.flat):
                         measured = _measure(replica, validation[replica.index], self.task, self.transport)
-                    own |= {count + width + place: float(value) for place, value in enumerate(measured)}
+                    own |= {count + width + place: value for place, value in enumerate(measured.tolist())}
                 found.append(own)
             found[0] |= {count + 2 * width + place: value for place, value in enumerate(cost.spent()[2:])}
             return found
@@ -330,8 +330,7 @@ class Loop:
             made = []
             for part in local():
                 vector = torch.zeros(self.transport.replicas + 2 * self.task.sums + 2, dtype=torch.float64)
-                for place, value in part.items():
-                    vector[place] = value
+                vector[list(part)] = torch.tensor(list(part.values()), dtype=torch.float64)
                 made.append(vector)
             return made
 

@@ -42,8 +42,8 @@ def find_thresholds(
     def counted() -> list[Tensor]:
         return [_count(module, shard, link, edges * temperature) for shard in shards]
 
-    counts = transport.sum_of(counted).numpy()
-    return tuple(best_thresholds(*counts, metric).tolist())
+    without, having = transport.sum_of(counted).numpy()
+    return tuple(best_thresholds(without, having, metric).tolist())
 
 
 def _count(module: nn.Module, shard: Shard, link: str, edges: Tensor) -> Tensor:

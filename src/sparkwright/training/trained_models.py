@@ -79,7 +79,7 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
     return Model(
         network=None,
         head=result.head,
-        task=result.config.task,  # type: ignore[arg-type]  which the configuration has checked
+        task=result.config.task,  # type: ignore[arg-type]  # which the configuration has checked
         classes=result.classes,
         link=result.config.link,
         thresholds=result.thresholds,

@@ -1,6 +1,7 @@
 """What all rows of a training are together: checked once, the same in every process."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,7 +38,8 @@ class Population:
     @property
     def unseen(self) -> dict[str, int]:
         """Label → rows of those labels that only validation rows have."""
-        trained, validated = (self.census.labels.get(side, {}) for side in ("train", "validation"))
+        trained: Mapping[str, int] = self.census.labels.get("train", {})
+        validated: Mapping[str, int] = self.census.labels.get("validation", {})
         return {label: rows for label, rows in validated.items() if not trained.get(label)}
 
     def fingerprint(self) -> dict[str, Any]:
