@@ -1,21 +1,27 @@
 """Photos as rows: what is kept of them, what the network gets of them, and that both are what scoring has."""
 
+import copy
 import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.readers import Draw, ImageReader
+from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.rows.kept import Kept
+from sparkwright.training.rows.readers import Draw, ImageReader, NumberReader
 from sparkwright.training.subject import WholeNetwork
+from sparkwright.training.tasks import Classification
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,3 +118,39 @@ def test_training_with_batches_made_ahead_has_the_bits_of_training_without(monke
     assert all(np.array_equal(ahead[name], one_by_one[name]) for name in ahead)
     start = network.weights()
     assert any(not np.array_equal(ahead[name], start[name]) for name in start if name in ahead)
+
+
+class Mixing(NumberReader):
+    """Rows of numbers that say they were blended, and were not."""
+
+    def mixing(self, rows: int, draw: Draw) -> tuple[float, NDArray[np.int64]] | None:
+        return 0.3, np.arange(rows, dtype=np.int64)[::-1].copy()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_mixup_blends_the_losses_with_those_of_the_partners_targets(accumulate: int) -> None:
+    x, y, w = torch.randn(4, 3), torch.tensor([0, 1, 1, 2]), torch.tensor([1.0, 2.0, 1.0, 0.5])
+    shard = Shard(Kept(x.numpy()), y, w, np.arange(4), np.arange(4), Mixing())
+    config = TrainingConfig(batch_size=4 // accumulate, accumulate=accumulate, replicas=1, seed=5)
+    layer = nn.Linear(3, 3)
+    task = Classification(np.ones(3, np.float32), 0)
+    replica = Replica(0, copy.deepcopy(layer), shard, task, config)
+    replica.start_epoch(1, 1)
+    replica.backward(0, 1)
+    (batch,) = replica._batches
+    output = layer(x[batch])
+    partner = batch.flip(0)
+    if accumulate == 1:
+        loss = 0.3 * task.loss(output, y[batch], w[batch]) + 0.7 * task.loss(output, y[partner], w[partner])
+    else:
+        loss = sum(  # type: ignore[assignment]
+            0.3 * task.loss(output[part], y[batch[part]], w[batch[part]]) / 2
+            + 0.7 * task.loss(output[part], y[partner[part]], w[partner[part]]) / 2
+            for part in (slice(0, 2), slice(2, 4))
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    for own, expected in zip(replica.module.parameters(), layer.parameters(), strict=True):
+        assert own.grad is not None
+        assert expected.grad is not None
+        assert torch.allclose(own.grad, expected.grad, atol=1e-6)
+    assert replica.loss_sum == pytest.approx(4 * float(loss.detach()), rel=1e-5)
