@@ -11,9 +11,10 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression, PoissonRegressor
 
 from sparkwright.errors import ColumnError, InputError
+from sparkwright.events import EpochEnded, Event, Progress
 from sparkwright.models import Model
 from sparkwright.scoring.predictor import Predictor
-from sparkwright.training.arrays import fit_arrays
+from sparkwright.training.arrays import fit_arrays, fit_table
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators import MLPClassifier, MLPRegressor
 
@@ -231,3 +232,39 @@ def test_labels_that_only_validation_rows_have_are_told(caplog: pytest.LogCaptur
     label[350] = "new"
     MLPClassifier(**WIDE).fit(TABLE.assign(label=label))
     assert "1 validation row has a label that no training row has (new), so the model cannot learn it" in caplog.text
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """What ends a training before its end."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task": "multilabel", "threshold_metric": "f1"},
+        {"sampling": "balanced", "threshold_metric": "f1", "loss": "binary_cross_entropy"},
+    ],
+)
+@pytest.mark.parametrize("moment", ["selection", "refit"])
+def test_what_was_interrupted_ends_with_the_same_bits(settings: dict[str, Any], moment: str, tmp_path: Path) -> None:
+    config = TrainingConfig(**settings, epochs=4, learning_rate=0.05, refit=True)
+    label = "tags" if config.task == "multilabel" else "kind"
+    table = TAGGED.assign(kind=RARE)
+    columns: dict[str, Any] = {"features": ["a", "b", "c"], "label": label, "split": "split"}
+
+    def stop(event: Event) -> None:
+        told = {"selection": isinstance(event, EpochEnded), "refit": isinstance(event, Progress)}
+        if told[moment] and getattr(event, "epoch", getattr(event, "done", 0)) == 2:
+            raise StoppedError
+
+    run: dict[str, Any] = {"run": str(tmp_path / "run"), "checkpoint_s": 0}
+    with pytest.raises(StoppedError):
+        fit_table(table, config, **columns, **run, emit=stop)
+    resumed, expected = fit_table(table, config, **columns, **run), fit_table(table, config, **columns)
+    assert resumed.thresholds == expected.thresholds
+    assert [event.validation for event in resumed.history] == [event.validation for event in expected.history]
+    for name, values in expected.head.weights().items():
+        np.testing.assert_array_equal(resumed.head.weights()[name], values)
