@@ -3,20 +3,19 @@
 # ruff: noqa: N815  Params are camelCase
 
 import logging
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pyspark.ml import Estimator
-from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.param import TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, MLWriter
 from pyspark.sql import DataFrame
 
 from sparkwright.data.local import column_names, is_local, to_arrow
-from sparkwright.errors import ColumnError, InputError, NameUnknownError, did_you_mean
+from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.events import Bus, Emit, Stamped, Warned, WorkerLost
 from sparkwright.models import Model
 from sparkwright.monitoring.progress import TerminalProgress
@@ -26,6 +25,7 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
 from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
@@ -37,83 +37,6 @@ from sparkwright.training.trained_models import (
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
 log = logging.getLogger(__name__)
-
-# Param → field of TrainingConfig, which also has its default.
-_SHARED = {
-    "hiddenLayers": "hidden",
-    "activation": "activation",
-    "dropout": "dropout",
-    "optimizer": "optimizer",
-    "learningRate": "learning_rate",
-    "momentum": "momentum",
-    "nesterov": "nesterov",
-    "beta2": "beta2",
-    "epsilon": "epsilon",
-    "weightDecay": "weight_decay",
-    "rateDecay": "rate_decay",
-    "layerRates": "layer_rates",
-    "clipNorm": "clip_norm",
-    "clipValue": "clip_value",
-    "accumulate": "accumulate",
-    "schedule": "schedule",
-    "warmup": "warmup",
-    "dropAt": "drop_at",
-    "dropFactor": "drop_factor",
-    "plateauPatience": "plateau_patience",
-    "rateTable": "rate_table",
-    "rateTableUnit": "rate_table_unit",
-    "weightAverage": "weight_average",
-    "emaDecay": "ema_decay",
-    "swaFrom": "swa_from",
-    "batchNorm": "batch_norm",
-    "device": "device",
-    "precision": "precision",
-    "channelsLast": "channels_last",
-    "compile": "compile",
-    "epochs": "epochs",
-    "batchSize": "batch_size",
-    "replicas": "replicas",
-    "strategy": "strategy",
-    "syncEvery": "sync_every",
-    "syncShare": "sync_share",
-    "outerRate": "outer_rate",
-    "outerMomentum": "outer_momentum",
-    "pull": "pull",
-    "compression": "compression",
-    "compressionShare": "compression_share",
-    "patience": "patience",
-    "validateEvery": "validate_every",
-    "healthEvery": "health_every",
-    "monitor": "monitor",
-    "refit": "refit",
-    "validationFraction": "validation_fraction",
-    "standardise": "standardise",
-    "timeLimitSeconds": "time_limit_s",
-    "onNotFinite": "on_not_finite",
-    "loss": "loss",
-    "seed": "seed",
-    "threads": "threads",
-}
-
-
-def _whole_or_none(value: Any) -> int | None:
-    return None if value is None else TypeConverters.toInt(value)
-
-
-def _number_or_none(value: Any) -> float | None:
-    return None if value is None else TypeConverters.toFloat(value)
-
-
-def _anything(value: Any) -> Any:  # checked with all others by TrainingConfig
-    return value
-
-
-def _widths(value: Any) -> list[int]:
-    return TypeConverters.toListInt(value if isinstance(value, Sequence) else [value])
-
-
-def _numbers(value: Any) -> list[float]:
-    return TypeConverters.toListFloat(value if isinstance(value, Sequence) else [value])
 
 
 def _names_or_none(value: Any) -> list[str] | None:
@@ -132,91 +55,29 @@ def _to_initial(value: Any) -> str | Model | None:
     raise TypeError(f"a model or the path of one is needed, not {type(value).__name__}.")
 
 
-def _param(name: str, doc: str, converter: Any) -> Any:
-    return Param(Params._dummy(), name, doc, converter)
+class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
+    """What classifier and regressor share."""
 
-
-class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
-    """What classifier and regressor share. The Params' defaults are those of `TrainingConfig`."""
-
-    task: ClassVar[str]
     model_class: ClassVar[type[TrainedModel]]
-    fields: ClassVar[dict[str, str]] = _SHARED
 
-    featuresCol = _param("featuresCol", "column of vectors or arrays of numbers", TypeConverters.toString)
-    featuresCols = _param("featuresCols", "columns that together are the features, of numbers too", _names_or_none)
-    labelCol = _param("labelCol", "column of labels, or of numbers for a regression", TypeConverters.toString)
-    weightCol = _param("weightCol", "column of rows' weights; none weighs all alike", _anything)
-    splitCol = _param("splitCol", "column of train, validation, test; without it all rows train", _anything)
-    predictionCol = _param("predictionCol", "column that the model adds", TypeConverters.toString)
-    hiddenLayers = _param("hiddenLayers", "widths of the hidden layers; none: linear", _widths)
-    activation = _param("activation", "activation after hidden layers", TypeConverters.toString)
-    dropout = _param("dropout", "share of hidden outputs (linear: of features) dropped; None: by task", _number_or_none)
-    optimizer = _param("optimizer", "sgd, adam, adamw, rmsprop, adadelta, adagrad, lamb, lars", TypeConverters.toString)
-    learningRate = _param("learningRate", "the schedule's highest rate; None: by optimizer", _number_or_none)
-    momentum = _param("momentum", "of SGD, LARS, RMSprop; first-moment decay of Adam and LAMB", TypeConverters.toFloat)
-    nesterov = _param("nesterov", "whether SGD's momentum looks ahead", TypeConverters.toBoolean)
-    weightDecay = _param("weightDecay", "L2 penalty of weights; None: by task and optimizer", _number_or_none)
-    beta2 = _param("beta2", "decay of the mean of squared gradients; None: by optimizer", _number_or_none)
-    epsilon = _param("epsilon", "what is added to the root of that mean; None: by optimizer", _number_or_none)
-    rateDecay = _param("rateDecay", "share of the rate that each block below the head has", TypeConverters.toFloat)
-    layerRates = _param("layerRates", "layer: what its rate is multiplied with", _anything)
-    clipNorm = _param("clipNorm", "longest norm of a step's gradient; None: any", _number_or_none)
-    clipValue = _param("clipValue", "largest element of a gradient; None: any", _number_or_none)
-    accumulate = _param("accumulate", "parts of a step's rows whose gradients add up", TypeConverters.toInt)
-    schedule = _param("schedule", "constant, cosine, linear, step, plateau, one_cycle, table", TypeConverters.toString)
-    warmup = _param("warmup", "epochs during which the rate rises", TypeConverters.toFloat)
-    dropAt = _param("dropAt", "shares of the epochs after which step lowers the rate", TypeConverters.toListFloat)
-    dropFactor = _param("dropFactor", "what step and plateau multiply the rate with", TypeConverters.toFloat)
-    plateauPatience = _param("plateauPatience", "looks after which plateau lowers the rate", TypeConverters.toInt)
-    rateTable = _param("rateTable", "epoch or step: rate from there on", _anything)
-    rateTableUnit = _param("rateTableUnit", "what rateTable counts: epoch or step", TypeConverters.toString)
-    weightAverage = _param("weightAverage", "mean of weights that is kept: None, ema or swa", _anything)
-    emaDecay = _param("emaDecay", "share of the ema that a step leaves", TypeConverters.toFloat)
-    swaFrom = _param("swaFrom", "share of the epochs after which swa begins", TypeConverters.toFloat)
-    batchNorm = _param("batchNorm", "running statistics: averaged, local or frozen", TypeConverters.toString)
-    device = _param("device", "where replicas compute: cpu or cuda", TypeConverters.toString)
-    precision = _param("precision", "of products: float32 or bfloat16", TypeConverters.toString)
-    channelsLast = _param("channelsLast", "a pixel's channels lie side by side in memory", TypeConverters.toBoolean)
-    compile = _param("compile", "torch.compile makes the network's kernels", TypeConverters.toBoolean)
-    epochs = _param("epochs", "passes over the training rows, at most", TypeConverters.toInt)
-    batchSize = _param("batchSize", "rows that a replica takes a step, at most", TypeConverters.toInt)
-    replicas = _param("replicas", "copies of the weights; part of the result", TypeConverters.toInt)
-    syncEvery = _param("syncEvery", "steps between two syncs; auto: measured", _anything)
-    syncShare = _param("syncShare", "share of the time for syncs, where syncEvery is auto", TypeConverters.toFloat)
-    strategy = _param("strategy", "how replicas combine: averaging, all_reduce or outer", TypeConverters.toString)
-    outerRate = _param("outerRate", "learning rate of the outer optimiser", TypeConverters.toFloat)
-    outerMomentum = _param("outerMomentum", "Nesterov's momentum of the outer optimiser", TypeConverters.toFloat)
-    pull = _param("pull", "share of the way to the common weights that a replica moves", TypeConverters.toFloat)
-    compression = _param("compression", "what replicas send: None, all; or float16, bfloat16, int8 …", _anything)
-    compressionShare = _param(
-        "compressionShare", "share of the values that topk and threshold send", TypeConverters.toFloat
-    )
-    patience = _param("patience", "epochs without a better monitor before stopping; None: all", _whole_or_none)
-    validateEvery = _param("validateEvery", "epochs between two validations", TypeConverters.toInt)
-    healthEvery = _param("healthEvery", "steps between two looks at how layers learn; None never", _whole_or_none)
-    monitor = _param("monitor", "metric that chooses the best epoch", TypeConverters.toString)
-    refit = _param("refit", "train again on train and validation rows", TypeConverters.toBoolean)
-    validationFraction = _param("validationFraction", "share of training rows that validate", TypeConverters.toFloat)
-    standardise = _param("standardise", "shift and scale features", TypeConverters.toBoolean)
-    timeLimitSeconds = _param("timeLimitSeconds", "after which the selection ends; None: no limit", _number_or_none)
-    onNotFinite = _param("onNotFinite", "loss of NaN or infinity: stop or retry", TypeConverters.toString)
-    loss = _param("loss", "what is minimised; None: by task; or your own, package.module:function", _anything)
-    seed = _param("seed", "of weights, shards, order and dropout", TypeConverters.toInt)
-    threads = _param("threads", "CPU threads a replica computes with", TypeConverters.toInt)
-    numWorkers = _param("numWorkers", "tasks that train; None: as replicas and slots allow", _whole_or_none)
-    handleInvalid = _param("handleInvalid", "rows that cannot be trained on: error or skip", TypeConverters.toString)
-    initialModel = _param("initialModel", "model to go on from, or its path; None: random weights", _to_initial)
-    transport = _param("transport", "gang: workers that talk; rounds: Spark jobs", TypeConverters.toString)
-    runDir = _param("runDir", "folder for checkpoints, to go on from; None: none", _anything)
-    checkpointSeconds = _param("checkpointSeconds", "seconds between two checkpoints", TypeConverters.toFloat)
-    stallLimitSeconds = _param("stallLimitSeconds", "how long a worker may stall", TypeConverters.toFloat)
-    progress = _param("progress", "show progress where there is a terminal", TypeConverters.toBoolean)
-    memoryMib = _param("memoryMib", "features that a worker keeps in memory, in MiB", TypeConverters.toInt)
+    featuresCol = param("featuresCol", "column of vectors or arrays of numbers", TypeConverters.toString)
+    featuresCols = param("featuresCols", "columns that together are the features, of numbers too", _names_or_none)
+    labelCol = param("labelCol", "column of labels, or of numbers for a regression", TypeConverters.toString)
+    weightCol = param("weightCol", "column of rows' weights; none weighs all alike", anything)
+    splitCol = param("splitCol", "column of train, validation, test; without it all rows train", anything)
+    predictionCol = param("predictionCol", "column that the model adds", TypeConverters.toString)
+    numWorkers = param("numWorkers", "tasks that train; None: as replicas and slots allow", whole_or_none)
+    handleInvalid = param("handleInvalid", "rows that cannot be trained on: error or skip", TypeConverters.toString)
+    initialModel = param("initialModel", "model to go on from, or its path; None: random weights", _to_initial)
+    transport = param("transport", "gang: workers that talk; rounds: Spark jobs", TypeConverters.toString)
+    runDir = param("runDir", "folder for checkpoints, to go on from; None: none", anything)
+    checkpointSeconds = param("checkpointSeconds", "seconds between two checkpoints", TypeConverters.toFloat)
+    stallLimitSeconds = param("stallLimitSeconds", "how long a worker may stall", TypeConverters.toFloat)
+    progress = param("progress", "show progress where there is a terminal", TypeConverters.toBoolean)
+    memoryMib = param("memoryMib", "features that a worker keeps in memory, in MiB", TypeConverters.toInt)
 
     def __init__(self, **params: Any) -> None:
         super().__init__()
-        config = TrainingConfig(task=self.task)
         self._setDefault(
             featuresCol="features",
             featuresCols=None,
@@ -233,54 +94,9 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
             stallLimitSeconds=STALL_LIMIT_S,
             progress=True,
             memoryMib=MEMORY_MIB,
-            **{param: _plain(getattr(config, field)) for param, field in self.fields.items()},
+            **self.defaults(),
         )
         self.setParams(**params)
-
-    def setParams(self, **params: Any) -> Self:
-        """Set Params by name.
-
-        Raises:
-            NameUnknownError: There is no such Param.
-            InputError: A value is of another type. All that is wrong is in one message.
-        """
-        known = [param.name for param in self.params]
-        every = f" It has: {', '.join(known)}."
-        unknown = [
-            f"there is no Param `{name}`.{did_you_mean(name, known) or every}" for name in params if name not in known
-        ]
-        values, problems = {}, []
-        for name, value in params.items():
-            if name in known:
-                try:
-                    values[name] = value if value is None else self.getParam(name).typeConverter(value)
-                except (TypeError, ValueError) as error:
-                    problems.append(f"`{name}` cannot be {value!r}: {error}")
-        if unknown or problems:
-            what = f"{type(self).__name__} cannot be set up like this"
-            raise (InputError if problems else NameUnknownError).listing(what, unknown + problems)
-        self._set(**values)
-        return self
-
-    def config(self) -> TrainingConfig:
-        """Return the Params of the training as one value, checked.
-
-        Raises:
-            InputError: Values that cannot be used; all of them in one message, under the Params' names.
-        """
-        return self._config(self.task)
-
-    def _config(self, task: str) -> TrainingConfig:
-        fields = {field: self.getOrDefault(param) for param, field in self.fields.items()}
-        try:
-            return TrainingConfig.from_dict({"task": task, **fields})
-        except InputError as error:
-            params = {field: param for param, field in self.fields.items()}
-            problems = [
-                re.sub(r"`(\w+)`", lambda name: f"`{params.get(name[1], name[1])}`", problem)
-                for problem in error.problems
-            ]
-            raise InputError.listing(f"{type(self).__name__} cannot train like this", problems) from None
 
     def write(self) -> MLWriter:
         if isinstance(self.getOrDefault(self.initialModel), Model):
@@ -365,7 +181,7 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
         named = self.getOrDefault(self.featuresCols)
         columns = Columns.of(
             self.getOrDefault(self.featuresCol) if named is None else named,
-            *(self.getOrDefault(param) for param in (self.labelCol, self.weightCol, self.splitCol)),
+            *(self.getOrDefault(name) for name in (self.labelCol, self.weightCol, self.splitCol)),
         )
         problems, wrong, types, names = list[str](), list[str](), pa.schema([]), list[str]()
         try:
@@ -392,16 +208,16 @@ class _MLPEstimator(Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWri
     def _run_problems(self) -> list[str]:
         """Return what is wrong with the Params that the result does not depend on."""
         problems = []
-        for param, known in ((self.handleInvalid, ("error", "skip")), (self.transport, TRANSPORTS)):
-            value = self.getOrDefault(param)
+        for own, known in ((self.handleInvalid, ("error", "skip")), (self.transport, TRANSPORTS)):
+            value = self.getOrDefault(own)
             if value not in known:
                 problems.append(
-                    f"`{param.name}` must be {' or '.join(known)}, not {value!r}.{did_you_mean(value, known)}"
+                    f"`{own.name}` must be {' or '.join(known)}, not {value!r}.{did_you_mean(value, known)}"
                 )
-        for param, least in ((self.memoryMib, 1), (self.checkpointSeconds, 0), (self.stallLimitSeconds, 1)):
-            value = self.getOrDefault(param)
+        for own, least in ((self.memoryMib, 1), (self.checkpointSeconds, 0), (self.stallLimitSeconds, 1)):
+            value = self.getOrDefault(own)
             if not value >= least:
-                problems.append(f"`{param.name}` must be at least {least}, not {value}.")
+                problems.append(f"`{own.name}` must be at least {least}, not {value}.")
         run = self.getOrDefault(self.runDir)
         if run is not None and not isinstance(run, str):
             problems.append(f"`runDir` must be the path of a folder, as text, not {run!r}.")
@@ -433,10 +249,6 @@ def _types(dataset: Any, columns: Columns) -> tuple[pa.Schema, list[str]]:
         f'{{"features": x, "label": y}}; it got {type(dataset).__name__}.'
     )
     raise InputError.listing("The table cannot be read", [problem])
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 class MLPClassifier(_MLPEstimator):
@@ -481,7 +293,7 @@ class MLPClassifier(_MLPEstimator):
     task = "classification"
     model_class = MLPClassificationModel
     fields: ClassVar[dict[str, str]] = {
-        **_SHARED,
+        **SHARED,
         "focalGamma": "focal_gamma",
         "classWeights": "class_weights",
         "labelSmoothing": "label_smoothing",
@@ -490,12 +302,12 @@ class MLPClassifier(_MLPEstimator):
         "calibrate": "calibrate",
     }
 
-    focalGamma = _param("focalGamma", "exponent of the focal loss", TypeConverters.toFloat)
-    classWeights = _param("classWeights", "None, balanced, or a weight for each class", _anything)
-    labelSmoothing = _param("labelSmoothing", "share of the target spread over classes", TypeConverters.toFloat)
-    sampling = _param("sampling", "rows of an epoch: shuffled, or balanced over classes", TypeConverters.toString)
-    thresholdMetric = _param("thresholdMetric", "what thresholds are chosen for: f1, balanced_accuracy", _anything)
-    calibrate = _param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
+    focalGamma = param("focalGamma", "exponent of the focal loss", TypeConverters.toFloat)
+    classWeights = param("classWeights", "None, balanced, or a weight for each class", anything)
+    labelSmoothing = param("labelSmoothing", "share of the target spread over classes", TypeConverters.toFloat)
+    sampling = param("sampling", "rows of an epoch: shuffled, or balanced over classes", TypeConverters.toString)
+    thresholdMetric = param("thresholdMetric", "what thresholds are chosen for: f1, balanced_accuracy", anything)
+    calibrate = param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
 
 
 class MLPRegressor(_MLPEstimator):
@@ -513,7 +325,7 @@ class MLPRegressor(_MLPEstimator):
 
     task = "regression"
     model_class = MLPRegressionModel
-    fields: ClassVar[dict[str, str]] = {**_SHARED, "huberDelta": "huber_delta", "quantiles": "quantiles"}
+    fields: ClassVar[dict[str, str]] = {**SHARED, "huberDelta": "huber_delta", "quantiles": "quantiles"}
 
-    huberDelta = _param("huberDelta", "where the Huber loss becomes absolute, in deviations", TypeConverters.toFloat)
-    quantiles = _param("quantiles", "of the quantile loss, an output each", _numbers)
+    huberDelta = param("huberDelta", "where the Huber loss becomes absolute, in deviations", TypeConverters.toFloat)
+    quantiles = param("quantiles", "of the quantile loss, an output each", numbers)
