@@ -11,6 +11,7 @@ the Spark task; supervised, that is the supervisor.
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import platform
 import resource
@@ -21,6 +22,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from sparkwright.models import library_versions
 
 FEW = 50
 
@@ -57,8 +60,9 @@ def main() -> None:
     result = {
         "rows": given.rows,
         "network": Path(given.network).name,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        "command": "python benchmarks/supervisor.py PHOTOS NETWORK",
+        "hardware": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": library_versions(),
         "medians": medians,
         "more_cpu_per_photo": more,
         "runs": runs,

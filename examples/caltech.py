@@ -55,7 +55,8 @@ def main(photos: str, network: str, out: str) -> None:
         )
         test = result.metrics["test"]
         accuracies.append(test["accuracy"])
-        print(f"seed {seed}: test accuracy {test['accuracy']:.4f} on {test['rows']:,} photos")
+        low, high = test["accuracy_interval"]
+        print(f"seed {seed}: test accuracy {test['accuracy']:.4f} ({low:.4f} to {high:.4f}) on {test['rows']:,} photos")
     mean = statistics.mean(accuracies)
     print(f"mean test accuracy of {len(accuracies)} seeds: {mean:.4f}")
     assert mean >= EXPECTED, f"expected at least {EXPECTED}"

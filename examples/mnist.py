@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright import MLPClassifier
+from sparkwright.evaluation.metrics import wilson_interval
 
 EXPECTED = 0.978  # it was 0.9823
 
@@ -49,8 +50,10 @@ def main(folder: str) -> None:
     print(model.history[["epoch", "train_loss", "validation_loss", "validation_accuracy"]].to_string(index=False))
     test = side(folder, "t10k")
     predicted = model.transform({"features": test["features"]})
-    accuracy = float((predicted["prediction"] == test["label"]).mean())
-    print(f"{len(predicted)} digits: accuracy {accuracy:.4f}")
+    right = int((predicted["prediction"] == test["label"]).sum())
+    accuracy = right / len(predicted)
+    low, high = wilson_interval(right, len(predicted))
+    print(f"{len(predicted)} digits: accuracy {accuracy:.4f} ({low:.4f} to {high:.4f})")
     assert accuracy >= EXPECTED, f"expected at least {EXPECTED}"
 
 

@@ -41,7 +41,8 @@ def run(module, monkeypatch, photos, tmp_path, accuracy):
     def transfer(spark, images, network, out, **options):
         asked.append(options | {"images": images, "out": out})
         better_elsewhere = {"accuracy": 1.0, "rows": 99}
-        return SimpleNamespace(metrics={"validation": better_elsewhere, "test": {"accuracy": accuracy, "rows": 22}})
+        test = {"accuracy": accuracy, "accuracy_interval": (0.0, 1.0), "rows": 22}
+        return SimpleNamespace(metrics={"validation": better_elsewhere, "test": test})
 
     monkeypatch.setattr(module, "transfer", transfer)
     monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda: SimpleNamespace(stop=lambda: None)))
