@@ -45,6 +45,7 @@ __all__ = [
     "check_paths",
     "find_model",
     "open_session",
+    "parse_augmentation",
     "parse_conf",
     "parse_master",
     "parse_settings",
@@ -116,6 +117,21 @@ MinAgreement = Annotated[
 Failfast = Annotated[bool, typer.Option("--failfast", help="Stop at the first photo that fails, and name it.")]
 Reuse = Annotated[list[str] | None, typer.Option(help="Features of an earlier run, found by content; may be repeated.")]
 Replicas = Annotated[int, typer.Option(help="Copies of the weights that train side by side; part of the result.")]
+
+
+def parse_augmentation(text: str | None) -> str | dict[str, Any] | None:
+    """Read the name of a preset, or a JSON object with an augmentation's fields.
+
+    Raises:
+        InputError: a text that begins as a JSON object is none.
+    """
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        fields: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--augment must be the name of a preset or a JSON object; got {text!r} ({error}).") from error
+    return fields
 
 
 def parse_conf(conf: Sequence[str] | None) -> dict[str, str]:
