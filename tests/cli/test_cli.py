@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparkwright import cli
+from sparkwright.cli import options
+from sparkwright.errors import InputError
 
 
 def test_transfer_prints_one_json_document(transferred):
@@ -231,3 +233,11 @@ def test_the_quickstart_ends_in_a_tested_model(tmp_path):
     report = next(line.split()[1] for line in ended.stdout.splitlines() if line.startswith("report"))
     assert Path(report).is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "scratch"]
+
+
+def test_an_augmentation_is_the_name_of_a_preset_or_a_json_object():
+    assert options.parse_augmentation(None) is None
+    assert options.parse_augmentation("aerial") == "aerial"
+    assert options.parse_augmentation('{"crop": [0.5, 1], "mixup": 0.2}') == {"crop": [0.5, 1], "mixup": 0.2}
+    with pytest.raises(InputError, match="--augment must be the name of a preset or a JSON object"):
+        options.parse_augmentation("{crop: 0.5}")
