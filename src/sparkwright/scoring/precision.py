@@ -84,7 +84,7 @@ def reduce_precision(
     calibrated = len(calibrating) if precision == "int8" else 0
     if isinstance(network, Model):
         model = network.replace(network=reduced)
-        found = measure(network.full, model.full, measuring, network.task == "classification", precision, calibrated)
+        found = measure(network.full, model.full, measuring, network.link == "softmax", precision, calibrated)
         _check(found, threshold, network.full)
         lineage = {**network.lineage, "precision": found.to_dict()}
         return cast(N, model.replace(network=replace(reduced, precision=found), lineage=lineage))

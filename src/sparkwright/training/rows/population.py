@@ -13,7 +13,9 @@ from sparkwright.training.rows.store import Census
 __all__ = ["Population", "examine"]
 
 MOST_CLASSES = 100_000
+MOST_LABELS = 10_000  # where a row has any number of them: each is a byte of each row in memory
 Invalid = Literal["error", "skip"]
+_INVALID = get_args(Invalid)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ class Population:
 
     def _rows_of(self, label: str, sides: tuple[str, ...]) -> int:
         return sum(self.census.labels[side][label] for side in sides if side in self.census.labels)
+
+
+def invalid_problems(invalid: str) -> list[str]:
+    """Return what is wrong with a word for what becomes of rows that cannot be trained on."""
+    if invalid in _INVALID:
+        return []
+    return [f"`handleInvalid` must be {' or '.join(_INVALID)}, not {invalid!r}.{did_you_mean(invalid, _INVALID)}"]
 
 
 def examine(
@@ -146,9 +155,9 @@ def _classes(
     if config.task == "classification" and len(trained) < 2:
         only = f"only {trained[0]!r}" if trained else "none"
         raise InputError(f"A classifier needs rows of at least two classes in training; `{columns.label}` has {only}.")
-    if len(names) > MOST_CLASSES:
+    if len(names) > (most := MOST_LABELS if config.task == "multilabel" else MOST_CLASSES):
         raise InputError(
-            f"`{columns.label}` has {len(names):,} different labels; at most {MOST_CLASSES:,} are taken. For numbers "
+            f"`{columns.label}` has {len(names):,} different labels; at most {most:,} are taken. For numbers "
             "use MLPRegressor."
         )
     if config.task == "classification" and len(names) > 2:
