@@ -16,6 +16,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Public name → module that defines it.
 _HOME = {
     "Augmentation": "sparkwright.networks.augmentation",
+    "AudioPreprocessing": "sparkwright.networks.audio",
     "Evaluation": "sparkwright.evaluation.evaluate",
     "Featurizer": "sparkwright.scoring.featurizer",
     "FetchLimits": "sparkwright.scoring.inputs.fetch",
@@ -29,6 +30,7 @@ _HOME = {
     "Prediction": "sparkwright.scoring.predictor",
     "Predictor": "sparkwright.scoring.predictor",
     "Preprocessing": "sparkwright.networks.preprocessing",
+    "TextPreprocessing": "sparkwright.networks.text",
     "TrainingConfig": "sparkwright.training.config",
     "TrainingResult": "sparkwright.training.result",
     "evaluate": "sparkwright.evaluation.evaluate",
