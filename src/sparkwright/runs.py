@@ -17,14 +17,26 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sparkwright import storage
 from sparkwright.errors import ExistsError, InputError, NotFoundError, differences
-from sparkwright.events import Bus, Event, EventFile, RunEnded, RunStarted, Sink, StageEnded, Stamped, read_events
+from sparkwright.events import (
+    Bus,
+    Event,
+    EventFile,
+    RunEnded,
+    RunStarted,
+    Sink,
+    StageEnded,
+    StageStarted,
+    Stamped,
+    read_events,
+)
 from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
@@ -90,6 +102,15 @@ class Run:
         if isinstance(content, Mapping):
             content = json.dumps(content, indent=2, ensure_ascii=False)
         storage.write_bytes(self.path(name), content.encode() if isinstance(content, str) else content)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int = 0, unit: str = "rows") -> Iterator[None]:
+        """Announce a stage of `total` photos or rows, and tell its seconds at the end."""
+        self.emit(StageStarted(name, total, unit))
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+        self.emit(StageEnded(name, self.seconds[name], rows=total))
 
     def flush(self) -> None:
         """Put the events so far where the run lies."""

@@ -3,12 +3,14 @@
 Split the photos; run the cut network over all of them; train a head on the features by parameter averaging; keep the
 best epoch and train once more on training and validation rows; score the test rows once; write model and report. Each
 step is a part of the library that can be used alone; this module calls them and owns the run's folder.
+
+If asked for, the network is fine-tuned in between: it trains on the photos themselves, from a layer on, with the head
+that its features gave.
 """
 
-import contextlib
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +19,33 @@ from sparkwright.data import splits
 from sparkwright.data.images import Images, read_images
 from sparkwright.errors import ColumnError, InputError, SparkwrightError
 from sparkwright.evaluation.evaluate import evaluate, most_confidently_wrong
-from sparkwright.evaluation.report import Thumbnail, make_thumbnail
-from sparkwright.events import Channel, Emit, Sink, StageEnded, StageStarted, Warned
+from sparkwright.evaluation.report import TILES, Thumbnail, draw_contact_sheet, make_thumbnail
+from sparkwright.events import Channel, Emit, Sink, Warned
 from sparkwright.models import Model
+from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
-from sparkwright.run_report import THUMBNAILS, write_run_report
-from sparkwright.runs import Run, check_folder
+from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.run_report import AUGMENTED, THUMBNAILS, write_run_report
+from sparkwright.runs import CHECKPOINTS, Run, check_folder
 from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.head import EpochsAsProgress
+from sparkwright.training.subject import WholeNetwork
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
+__all__ = ["FINETUNING", "TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
+
+FINETUNING = TrainingConfig(
+    epochs=10, learning_rate=3e-4, weight_decay=0.05, warmup=1, batch_size=16, sync_every=4, patience=None
+)
+"""How a network is fine-tuned if nobody says otherwise: from pre-trained weights, on some thousand photos or fewer."""
 
 _EXAMPLES = 5
 _TEST_ADVICE = "Give the test side some of them (--split): what is trained here is tested on rows that it has not seen."
@@ -71,6 +82,9 @@ def transfer(
     group: str | None = None,
     seed: int = 0,
     training: TrainingConfig | None = None,
+    finetune: str | None = None,
+    finetuning: TrainingConfig | None = None,
+    augmentation: Augmentation | Mapping[str, Any] | str | None = None,
     batch_size: int = 8,
     max_error_rate: float = 0.05,
     checkpoint_s: float = CHECKPOINT_S,
@@ -79,7 +93,7 @@ def transfer(
     resume: bool = False,
     sinks: Sequence[Sink] = (),
 ) -> TransferResult:
-    """Train and test a photo classifier on the features of a pre-trained network.
+    """Train and test a photo classifier on the features of a pre-trained network; fine-tune the network, if asked.
 
     Runs on the driver; photos are read, features computed and the head trained on the executors. The driver receives
     counts, one copy of the head's weights, and the few photos that the report shows.
@@ -97,6 +111,12 @@ def transfer(
         group: A regular expression or a table (path, group): rows of a group stay on one side.
         seed: Of split, weights and order of rows.
         training: How the head is trained; its seed is replaced by `seed`. Default: `TrainingConfig` with ``refit``.
+        finetune: The first layer that is then trained on the photos, together with all behind it, from the weights that
+            it and the head have; ``"all"`` layers; None keeps the network as it is.
+        finetuning: How; its seed and replicas are those of `training`. Default: `FINETUNING`. The validation photos
+            choose the best epoch of both, so the head is not trained again on them.
+        augmentation: What training photos go through in the fine-tuning: an `Augmentation`, its dict, or the name of a
+            preset (``"photos"``, ``"aerial"``, ``"glyphs"``). None: what the network's preprocessing says.
         batch_size: Photos of a micro-batch in scoring.
         max_error_rate: Share of photos that may fail before the job stops.
         checkpoint_s: Seconds between two checkpoints of the training, from which `resume` goes on.
@@ -116,7 +136,18 @@ def transfer(
     if not isinstance(split, str) and split[-1] == 0:
         raise InputError(f"The split {split} leaves no photos to test the classifier on. {_TEST_ADVICE}")
     cut = load_cut(network, weights, preprocessing, layer)
-    training = (training or TrainingConfig(refit=True)).replace(seed=seed)
+    if augmentation is not None:
+        if finetune is None:
+            raise InputError(
+                "`augmentation` changes photos while the network trains on them, which needs `finetune` (--finetune): "
+                "features are computed once, on photos as they are."
+            )
+        cut = cut.with_augmentation(augmentation)
+    training = (training or TrainingConfig(refit=finetune is None)).replace(seed=seed)
+    if finetune is not None:
+        WholeNetwork.of(cut, new_head=True, train_from=finetune)  # before anything is computed
+        training = training.replace(refit=False)  # the validation rows are to be new to the head
+        finetuning = (finetuning or FINETUNING).replace(seed=seed, replicas=training.replicas)
     config = {
         "images": [images] if isinstance(images, str) else list(images),
         "network": network if isinstance(network, str) else network.name,
@@ -131,6 +162,10 @@ def transfer(
         "max_error_rate": max_error_rate,
         "training": training.to_dict(),
     }
+    if finetune is not None and finetuning is not None:
+        config |= {"finetune": finetune, "finetuning": finetuning.to_dict()}
+        augmented = cut.preprocessing.augmentation if isinstance(cut.preprocessing, Preprocessing) else None
+        config |= {"augmentation": augmented.to_dict()} if augmented else {}
     session.check_workers(spark)
     with Run(out, "transfer", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         job = _Job(spark, run)
@@ -149,7 +184,10 @@ def transfer(
                 emit=run.emit,
             )
         lineage = {"features": features.manifest.key.to_dict(), "config": config}
-        model, metrics = job.learn(features, training, cut, lineage, photos, checkpoint_s)
+        tuning = None
+        if finetune is not None and finetuning is not None:
+            tuning = _Finetuning(sided.where("label IS NOT NULL AND split IS NOT NULL"), finetune, finetuning)
+        model, metrics = job.learn(features, training, cut, lineage, photos, checkpoint_s, tuning)
     return TransferResult(run.uri, model, metrics)
 
 
@@ -245,6 +283,15 @@ def read_sides(
     return splits.split_by_table(rows, split, seed=seed, label=label, group=column, emit=emit), photos
 
 
+@dataclass(frozen=True)
+class _Finetuning:
+    """What a fine-tuning trains on, and how."""
+
+    photos: "DataFrame"
+    train_from: str
+    training: TrainingConfig
+
+
 class _Job:
     """The steps of one transfer, and what they tell the run."""
 
@@ -252,14 +299,9 @@ class _Job:
         self._spark = spark
         self._run = run
 
-    @contextlib.contextmanager
-    def stage(self, name: str, total: int = 0) -> Iterator[None]:
+    def stage(self, name: str, total: int = 0) -> AbstractContextManager[None]:
         """Announce a stage of `total` photos, and tell its seconds at the end."""
-        self._run.emit(StageStarted(name, total, unit="photos"))
-        start = time.monotonic()
-        yield
-        self._run.seconds[name] = round(time.monotonic() - start, 3)
-        self._run.emit(StageEnded(name, self._run.seconds[name], rows=total))
+        return self._run.stage(name, total, "photos")
 
     def learn(
         self,
@@ -269,8 +311,10 @@ class _Job:
         lineage: dict[str, Any],
         photos: Images | None,
         checkpoint_s: float,
+        tuning: _Finetuning | None = None,
     ) -> tuple[Model, dict[str, Any]]:
         """Train a head on the features, test it once, keep model, metrics and report in the run."""
+        head_emit = self._run.emit if tuning is None else EpochsAsProgress(self._run.emit, "training")
         with self.stage("training"):
             # Rows that could not be read have no features; they are counted in the data summary.
             rows = features.rows.where("features IS NOT NULL AND label IS NOT NULL AND split IS NOT NULL")
@@ -285,7 +329,7 @@ class _Job:
                 run=self._run.uri,
                 checkpoint_s=checkpoint_s,
                 keep_checkpoints=True,  # until the run has ended: what comes now may fail
-                emit=self._run.emit,
+                emit=head_emit,
             )
         lineage = {**lineage, "data": _fingerprint(rows)}
         model = Model(
@@ -297,9 +341,16 @@ class _Job:
             link=trained.config.link,
             thresholds=trained.thresholds,
         )
+        # The features are there, so the head is all that scores them.
+        scored, test, before = model.replace(network=None), features.rows.where("split = 'test'"), trained.validation
+        if tuning is not None:
+            trained = self._finetune(model, tuning, checkpoint_s)
+            scored = model = model.replace(network=trained.network, head=trained.head, thresholds=trained.thresholds)
+            test = tuning.photos.where("split = 'test'")
         with self.stage("predictions"):
-            # The features are there, so the head is all that scores them.
-            metrics = self._measure(model.replace(network=None), trained, features, photos)
+            metrics = self._measure(scored, trained, test, features, photos)
+        if tuning is not None:
+            metrics["head"] = {"validation": before}
         with self.stage("model"):
             model = model.replace(metrics={side: metrics[side] for side in ("validation", "test")})
             model.save(self._run.path("model"), overwrite=True)
@@ -309,26 +360,44 @@ class _Job:
         write_run_report(self._run.uri)
         return model, metrics
 
+    def _finetune(self, model: Model, tuning: _Finetuning, checkpoint_s: float) -> TrainingResult:
+        """Train network and head on the photos; those that could not be read are left out again."""
+        self._keep_augmented(model, tuning)
+        with self.stage("finetuning"):
+            return train(
+                tuning.photos,
+                tuning.training,
+                features="content",
+                split="split",
+                subject=WholeNetwork.of(model, train_from=tuning.train_from),
+                invalid="skip",
+                run=self._run.path(CHECKPOINTS, "finetuning"),
+                checkpoint_s=checkpoint_s,
+                keep_checkpoints=True,
+                emit=self._run.emit,
+            )
+
     def _measure(
-        self, model: Model, trained: TrainingResult, features: FeatureSet, photos: Images | None
+        self, model: Model, trained: TrainingResult, test: "DataFrame", features: FeatureSet, photos: Images | None
     ) -> dict[str, Any]:
         """Score the test rows, once; return all metrics, and keep predictions and the worst photos in the run."""
-        test = features.rows.where("split = 'test'")
         path = self._run.path("predictions")
         with Channel(self._run.emit, session.driver_hosts(self._spark)) as channel, session.worker_errors():
+            from_photos = model.network is not None
             scored = predict(
-                test.withColumnRenamed("error", "read_error"),
+                test if from_photos else test.withColumnRenamed("error", "read_error"),
                 model,
-                input_column="features",
+                input_column="content" if from_photos else "features",
                 channel=channel.address,
                 maxErrorRate=1.0,  # photos without features failed before, and within the limit
                 dropInput=True,
             )
             # A photo that could not be read says why; that it has no features says nothing.
-            scored = scored.selectExpr(
-                *(f"`{name}`" for name in scored.columns if name not in ("error", "read_error")),
-                "coalesce(read_error, error) AS error",
-            )
+            if not from_photos:
+                scored = scored.selectExpr(
+                    *(f"`{name}`" for name in scored.columns if name not in ("error", "read_error")),
+                    "coalesce(read_error, error) AS error",
+                )
             scored.write.mode("overwrite").parquet(path)
             predictions = self._spark.read.parquet(path)
         data = self._describe(features, photos)
@@ -392,17 +461,35 @@ class _Job:
     def _keep_worst(self, predictions: "DataFrame", classes: Sequence[str]) -> None:
         """Keep small versions of the photos that the model was most sure of, and wrong about."""
         wrong = most_confidently_wrong(predictions, classes)
-        contents: dict[str, bytes] = {}
-        if wrong:
-            try:
-                with session.worker_errors():
-                    paths = [row["path"] for row in wrong]
-                    files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
-                    contents = {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
-            except SparkwrightError as error:  # moved or deleted since their features were made
-                self._run.emit(Warned(f"The report names the photos that are wrong, but cannot show them: {error}"))
+        contents = self._read([row["path"] for row in wrong], "the photos that are wrong")
         thumbnails = [Thumbnail(**row, jpeg=make_thumbnail(contents.get(row["path"], b""))) for row in wrong]
         self._run.write(THUMBNAILS, json.dumps([thumbnail.to_dict() for thumbnail in thumbnails]))
+
+    def _keep_augmented(self, model: Model, tuning: _Finetuning) -> None:
+        """Keep some training photos as augmentation changes them, for the report."""
+        from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+        preprocessing = model.full.preprocessing
+        if not isinstance(preprocessing, Preprocessing) or preprocessing.augmentation is None:
+            return
+        with session.worker_errors():  # of all classes: in the order of a hash
+            some = tuning.photos.where("split = 'train'").select("path").orderBy(F.xxhash64("path"), "path")
+            paths = [row["path"] for row in some.limit(TILES).collect()]
+        contents = self._read(paths, "augmented photos")
+        photos = [contents[path] for path in paths if path in contents]
+        self._run.write(AUGMENTED, draw_contact_sheet(photos, preprocessing, tuning.training.seed))
+
+    def _read(self, paths: Sequence[str], what: str) -> dict[str, bytes]:
+        """Return the files of a few photos that the report shows, by path."""
+        if not paths:
+            return {}
+        try:
+            with session.worker_errors():
+                files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
+                return {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
+        except SparkwrightError as error:  # moved or deleted since their features were made
+            self._run.emit(Warned(f"The report cannot show {what}: {error}"))
+            return {}
 
 
 def _fingerprint(rows: "DataFrame") -> dict[str, Any]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparkwright.errors import ExistsError, InputError, NotFoundError
+from sparkwright.errors import ExistsError, InputError, NameUnknownError, NotFoundError
 from sparkwright.events import EpochEnded, Progress, RunEnded, StageEnded
 from sparkwright.models import Model
 from sparkwright.runs import read_run
 from sparkwright.scoring.feature_set import open_features
 from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.config import TrainingConfig
-from sparkwright.transfer import train_features, transfer
+from sparkwright.transfer import FINETUNING, train_features, transfer
 
 pytestmark = pytest.mark.connect
 
@@ -145,3 +145,26 @@ def test_configuration_is_kept_as_it_was_asked_for(run):
     config = json.loads((folder(run) / "config.json").read_text())["config"]
     assert config["split"] == [0.6, 0.2, 0.2]
     assert config["labels"] == "folder"
+
+
+def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
+    training = FINETUNING.replace(epochs=2, learning_rate=1e-3)
+    common = {"finetune": "block2", "finetuning": training, "reuse": [f"{run.run}/features"]}
+    result = transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), **common)
+    assert result.metrics["features"]["computed"] == 0
+    before, after = run.model.network.weights(), Model.load(f"{result.run}/model").network.weights()
+    same = {name for name, value in after.items() if np.array_equal(value, before[name])}
+    assert {name for name in after if name.startswith("block1") or "num_batches" in name} == same
+    assert result.metrics["test"]["accuracy"] > 0.9
+    assert result.metrics["validation"]["loss"] < result.metrics["head"]["validation"]["loss"]
+    epochs = [stamped.event.epoch for stamped in read_run(result.run)[2] if isinstance(stamped.event, EpochEnded)]
+    assert epochs == [1, 2]  # the head's are told as progress
+    assert not (folder(result) / "checkpoints").exists()
+    answers = Predictor.load(f"{result.run}/model").predict([digits / "7" / name for name in ("broken é.png",)])
+    assert answers[0].error is not None
+
+
+def test_a_layer_that_leaves_nothing_to_fine_tune_is_refused_before_anything_is_computed(spark, digits, tmp_path):
+    with pytest.raises(NameUnknownError, match="The network `digits_cnn` has no layer `block5`"):
+        transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), finetune="block5")
+    assert not (tmp_path / "run").exists()

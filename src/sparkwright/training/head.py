@@ -37,7 +37,7 @@ from sparkwright.training.tasks import class_factors, make_factors, make_task
 from sparkwright.training.thresholds import find_thresholds
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["Outcome", "train_head"]
+__all__ = ["EpochsAsProgress", "Outcome", "train_head"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def train_head(
         if config.refit and population.validated:
             started = time.perf_counter()
             emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
-            progress = _RefitProgress(emit)
+            progress = EpochsAsProgress(emit, "refit")
             # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
             again = as_it_was(config, selection.history).replace(
                 epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None
@@ -271,12 +271,13 @@ def _divide(layer: nn.Module, temperature: float) -> None:
 
 
 @dataclass(frozen=True)
-class _RefitProgress:
-    """Turns the refit's epochs into progress: the curves of a run are those of the selection."""
+class EpochsAsProgress:
+    """Turns the epochs of a training into progress of a stage, where a run's curves are those of another training."""
 
     emit: Emit
+    stage: str
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, EpochEnded):
-            event = Progress("refit", "0", done=event.epoch)
+            event = Progress(self.stage, "0", done=event.epoch)
         self.emit(event)
