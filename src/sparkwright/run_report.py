@@ -59,7 +59,9 @@ def _command(document: dict[str, Any], run: str) -> str:
     split = config.get("split")
     if split is not None:
         words += ["--split", split if isinstance(split, str) else ",".join(map(str, split))]
-    for name in ("labels", "group", "weights", "preprocessing", "layer", "seed", "max_error_rate"):
+    if "columns" in config:
+        words += ["--features", ",".join(config["columns"])]
+    for name in ("label", "labels", "group", "weights", "preprocessing", "layer", "seed", "max_error_rate"):
         if config.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(config[name])]
     training, usual = config["training"], TrainingConfig(refit=True).to_dict()

@@ -24,6 +24,7 @@ LEVELS = [
     {"training"},
     {"run_report"},
     {"transfer", "tuning"},
+    {"tabular"},
     {"cli"},
 ]
 UPWARD = {
