@@ -351,7 +351,7 @@ def test_settings_of_the_run_are_checked_with_the_others(table: pd.DataFrame, tm
         "`stallLimitSeconds` must be at least 1, not 0.0.",
         f"`runDir` must be the path of a folder, as text, not {tmp_path!r}.",
     )
-    with pytest.raises(InputError, match="`transport` rounds needs a `runDir`"):
+    with pytest.raises(InputError, match="`transport` rounds needs a run folder"):
         classifier(transport="rounds").fit(table)
 
 

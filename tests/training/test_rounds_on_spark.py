@@ -121,7 +121,7 @@ def test_a_task_that_is_killed_costs_its_round_and_rows_are_read_again_only_wher
 
 
 def test_what_rounds_cannot_do_is_said_before_the_job(source: DataFrame) -> None:
-    with pytest.raises(InputError, match="pass from job to job through a run folder: give `run`"):
+    with pytest.raises(InputError, match=r"`transport` rounds needs a run folder .* weights pass from job to job"):
         train(source, CONFIG, transport="rounds")
     with pytest.raises(InputError, match=r"`transport` must be gang or rounds, not 'round'. Did you mean `rounds`"):
         train(source, CONFIG, transport="round")  # type: ignore[arg-type]

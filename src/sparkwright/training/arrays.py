@@ -25,7 +25,7 @@ from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, check_columns, label_kind
 from sparkwright.training.rows.encoding import Encoding
-from sparkwright.training.rows.population import Invalid, examine
+from sparkwright.training.rows.population import Invalid, examine, invalid_problems
 from sparkwright.training.rows.store import Store
 from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports.in_process import InProcess
@@ -163,8 +163,9 @@ def _fit(
     checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train on the rows of tables, all replicas in this process."""
-    if invalid not in ("error", "skip"):
-        raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
+    problems = invalid_problems(invalid)
+    if problems:
+        raise InputError.listing("The training cannot be done like this", problems)
     subject, transport = subject or Head(), InProcess(config.replicas)
     reader, workers = subject.reader, (0,) * config.replicas
     encoding = Encoding.of(config, columns, workers, reader.payload)

@@ -15,7 +15,7 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, MLWrit
 from pyspark.sql import DataFrame
 
 from sparkwright.data.local import column_names, is_local, to_arrow
-from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.errors import ColumnError, InputError
 from sparkwright.events import Bus, Emit, Stamped, Warned, WorkerLost
 from sparkwright.models import Model
 from sparkwright.monitoring.progress import TerminalProgress
@@ -23,10 +23,11 @@ from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import CHECKPOINT_S
-from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, TRANSPORTS, train
+from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, train, transport_problems
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
 from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
+from sparkwright.training.rows.population import invalid_problems
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
     MLPRegressionModel,
@@ -207,22 +208,15 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
 
     def _run_problems(self) -> list[str]:
         """Return what is wrong with the Params that the result does not depend on."""
-        problems = []
-        for own, known in ((self.handleInvalid, ("error", "skip")), (self.transport, TRANSPORTS)):
-            value = self.getOrDefault(own)
-            if value not in known:
-                problems.append(
-                    f"`{own.name}` must be {' or '.join(known)}, not {value!r}.{did_you_mean(value, known)}"
-                )
+        run = self.getOrDefault(self.runDir)
+        problems = invalid_problems(self.getOrDefault(self.handleInvalid))
+        problems += transport_problems(self.getOrDefault(self.transport), run)
         for own, least in ((self.memoryMib, 1), (self.checkpointSeconds, 0), (self.stallLimitSeconds, 1)):
             value = self.getOrDefault(own)
             if not value >= least:
                 problems.append(f"`{own.name}` must be at least {least}, not {value}.")
-        run = self.getOrDefault(self.runDir)
         if run is not None and not isinstance(run, str):
             problems.append(f"`runDir` must be the path of a folder, as text, not {run!r}.")
-        if run is None and self.getOrDefault(self.transport) == "rounds":
-            problems.append("`transport` rounds needs a `runDir`, a folder that driver and workers share.")
         return problems
 
 

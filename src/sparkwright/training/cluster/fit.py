@@ -27,18 +27,18 @@ from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, LabelKind, Payload, arrow_schema, check_columns, label_kind
 from sparkwright.training.rows.encoding import ENCODED_DDL, Encoding
-from sparkwright.training.rows.population import Invalid
+from sparkwright.training.rows.population import Invalid, invalid_problems
 from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports._base import hosting
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "train", "transport_problems"]
 
 MEMORY_MIB = 1024
 STALL_LIMIT_S = 120.0
-TRANSPORTS = ("gang", "rounds")
+_TRANSPORTS = ("gang", "rounds")
 
 
 def train(
@@ -111,8 +111,9 @@ def train(
         ExistsError: Another process trains in the run folder.
     """
     config = config or TrainingConfig()
-    if invalid not in ("error", "skip"):
-        raise InputError(f"`handleInvalid` must be error or skip, not {invalid!r}.")
+    problems = invalid_problems(invalid) + transport_problems(transport, run)
+    if problems:
+        raise InputError.listing("The training cannot be done like this", problems)
     spark, columns = df.sparkSession, Columns.of(features, label, weight, split)
     types = arrow_schema(df.schema, columns)
     if subject is None:
@@ -120,7 +121,6 @@ def train(
     subject = subject.for_column(types, columns)
     check_columns(columns, types, df.columns, config.task, subject.reader.payload)
     kind = label_kind(types.field(label).type)
-    _check_transport(transport, run)
     workers = _workers(spark, config, num_workers, transport)
     rows = _selected(df, columns)
     allowed = allowed_classes(classes, subject)
@@ -179,16 +179,17 @@ def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig)
                 storage.remove(folder)
 
 
-def _check_transport(transport: str, run: str | None) -> None:
-    if transport not in TRANSPORTS:
-        raise InputError(
-            f"`transport` must be {' or '.join(TRANSPORTS)}, not {transport!r}.{did_you_mean(transport, TRANSPORTS)}"
-        )
+def transport_problems(transport: str, run: str | None) -> list[str]:
+    """Return what is wrong with a transport's name, or missing for it."""
+    if transport not in _TRANSPORTS:
+        known = " or ".join(_TRANSPORTS)
+        return [f"`transport` must be {known}, not {transport!r}.{did_you_mean(transport, _TRANSPORTS)}"]
     if transport == "rounds" and run is None:
-        raise InputError(
-            "With `transport` 'rounds' the weights pass from job to job through a run folder: give `run` (`runDir`), a "
-            "folder that driver and workers share."
-        )
+        return [
+            "`transport` rounds needs a run folder (`run`, of an estimator `runDir`) that driver and workers share: "
+            "the weights pass from job to job through it."
+        ]
+    return []
 
 
 def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None, transport: str) -> int:

@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import Columns, LabelKind
 from sparkwright.training.rows.store import Census
 
-__all__ = ["Population", "examine"]
+__all__ = ["Population", "examine", "invalid_problems"]
 
 MOST_CLASSES = 100_000
 MOST_LABELS = 10_000  # where a row has any number of them: each is a byte of each row in memory
