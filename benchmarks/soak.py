@@ -1,6 +1,6 @@
 """Does a training end with the same bits whatever is killed? Kills workers, executors and drivers at random moments.
 
-    python benchmarks/soak.py [--kills 100] [--seed 0] [--yarn] [--transport gang] [--out benchmarks/results/soak.json]
+    python benchmarks/soak.py [--kills 100] [--seed 0] [--yarn] [--transport gang] [--conf K=V]
 
 A small training runs again and again on a cluster of two executors (a standalone one; with ``--yarn`` the Hadoop that
 SPARKWRIGHT_TEST_HADOOP names, with the run's folder on its HDFS), a few kills in each; a killed driver is started again
@@ -399,6 +399,7 @@ def parsed() -> argparse.Namespace:
     arguments.add_argument("--epochs", type=int, default=60)
     arguments.add_argument("--transport", choices=("gang", "rounds"), default="gang")
     arguments.add_argument("--yarn", action="store_true")
+    arguments.add_argument("--conf", metavar="K=V", action="append", default=[], help="a setting of Spark; repeatable")
     arguments.add_argument("--out", type=Path)
     return arguments.parse_args()
 
@@ -412,6 +413,7 @@ def main() -> None:
         columns = {"features": pa.array(list(x), pa.list_(pa.float32())), "label": y, "split": split}
         pq.write_table(pa.table(columns), folder / "rows")
         with cluster(folder, yarn=given.yarn) as (master, root, settings):
+            settings |= dict(setting.split("=", 1) for setting in given.conf)
             soak = Soak(given, folder, master, root, settings, undisturbed(given.rows, given.epochs))
             soak.go()
         shutil.rmtree(folder / "runs", ignore_errors=True)
