@@ -106,6 +106,7 @@ def train_table(
 def _read(spark: "SparkSession", table: str, columns: Sequence[str], label: str) -> "DataFrame":
     """Return a table's rows, numbers of CSV as numbers."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
+    from pyspark.sql.types import BooleanType
 
     rows = read_columns(spark, table)
     missing = [name for name in (*columns, label) if name not in rows.columns]
@@ -114,6 +115,8 @@ def _read(spark: "SparkSession", table: str, columns: Sequence[str], label: str)
         raise ColumnError.listing(f"{table} cannot be trained on", told or ["No column of features is named."])
     if table.lower().rstrip("/").endswith(CSV):  # what is no number becomes null, which the training counts and refuses
         rows = rows.withColumns({name: F.col(f"`{name}`").try_cast("double") for name in columns})
+    if isinstance(rows.schema[label].dataType, BooleanType):
+        rows = rows.withColumn(label, F.col(f"`{label}`").cast("string"))
     return rows
 
 
