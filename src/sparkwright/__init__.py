@@ -30,6 +30,7 @@ _HOME = {
     "Prediction": "sparkwright.scoring.predictor",
     "Predictor": "sparkwright.scoring.predictor",
     "Preprocessing": "sparkwright.networks.preprocessing",
+    "SeriesPreprocessing": "sparkwright.networks.series",
     "TextPreprocessing": "sparkwright.networks.text",
     "TrainingConfig": "sparkwright.training.config",
     "TrainingResult": "sparkwright.training.result",

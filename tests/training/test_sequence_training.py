@@ -12,6 +12,7 @@ from sparkwright.errors import ColumnError
 from sparkwright.models import Model
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.catalogue import load_network
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.networks.text import TextPreprocessing
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.predictor import Predictor
@@ -148,6 +149,32 @@ def test_buckets_take_every_row_once_and_hardly_pad() -> None:
     assert bucketed(order[:0], lengths, sizes[:0], rng).size == 0
 
 
+def series(count: int = 60) -> pa.Table:
+    """Arrays of two values a step that rise or fall."""
+    rng, labels = np.random.default_rng(0), ["down", "up"] * (count // 2)
+    rows = []
+    for label in labels:
+        steps = rng.normal(size=(rng.integers(2, 15), 2))
+        steps[:, 0] += np.linspace(-2, 2, len(steps)) * (1 if label == "up" else -1)
+        rows.append(steps.ravel())
+    split = (["train"] * 4 + ["validation"] * 2) * (count // 6)
+    return pa.table({"series": pa.array(rows, pa.list_(pa.float32())), "label": labels, "split": split})
+
+
+def test_a_network_learns_arrays_of_any_length() -> None:
+    preprocessing = SeriesPreprocessing(channels=2, max_length=20, std=(2.0, 1.0))
+    network = load_network("lstm", weights="random", seed=1, preprocessing=preprocessing, hidden=(8,), pooling="last")
+    result = fit(series(), WholeNetwork.of(network), "series", epochs=12)
+    assert result.validation["accuracy"] >= 0.9
+    rows = series()["series"].to_pylist()
+    answers = Predictor(model_of(result).to_files()).predict([rows[0], rows[1][:2], rows[0][:3], []])
+    assert [answer.error and answer.error.kind for answer in answers] == [None, None, "wrong shape", "empty"]
+    odd = series().set_column(0, "series", pa.array([[1.0], [], *rows[2:]], pa.list_(pa.float32())))
+    with pytest.raises(ColumnError, match="2 of 60 rows cannot be trained on") as caught:
+        fit(odd, WholeNetwork.of(network), "series")
+    assert "1 where the series cannot be read (wrong shape)" in str(caught.value)
+
+
 @pytest.mark.spark
 @pytest.mark.timeout(120)
 def test_a_cluster_trains_texts_to_the_bits_of_one_process_and_scores_them(spark) -> None:
@@ -166,3 +193,12 @@ def test_a_cluster_trains_texts_to_the_bits_of_one_process_and_scores_them(spark
     for answer, text in zip(alone, ("so good", "bad it"), strict=True):
         assert found[text]["prediction"] == answer.label
         assert found[text]["probability"] == pytest.approx(answer.probability, abs=1e-6)
+    network = load_network(
+        "gru", weights="random", preprocessing=SeriesPreprocessing(max_length=5), classes=["a", "b"], hidden=(4,)
+    )
+    arrays = [[1.0, 2.0], [3.0], [1.0] * 9, None]
+    frame = spark.createDataFrame([(array,) for array in arrays], "content array<double>")
+    scored = ModelTransformer(model=network, maxErrorRate=1.0).transform(frame).collect()
+    alone = Predictor(Model.of_network(network).to_files()).predict(arrays[:3])
+    assert [row["prediction"] for row in scored] == [answer.label for answer in alone] + [None]
+    assert [row["error"] and row["error"]["kind"] for row in scored] == [None, None, "too long", "empty"]

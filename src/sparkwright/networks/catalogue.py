@@ -13,6 +13,7 @@ from sparkwright.events import Emit
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.network import Network
 from sparkwright.networks.preprocessing import PRESETS, AnyPreprocessing, Preprocessing, as_preprocessing
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.networks.text import TextPreprocessing
 
 if TYPE_CHECKING:
@@ -291,6 +292,8 @@ def _sizes(entry: Entry, preprocessing: AnyPreprocessing | Mapping[str, Any] | s
         return {"vocabulary": value.size, "channels": None, "max_length": value.max_length}
     if isinstance(value, AudioPreprocessing):
         return {"vocabulary": None, "channels": value.bands, "max_length": value.max_length}
+    if isinstance(value, SeriesPreprocessing):
+        return {"vocabulary": None, "channels": value.channels, "max_length": value.max_length}
     return {}
 
 

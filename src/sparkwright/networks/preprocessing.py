@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sparkwright.errors import ContentError, InputError, did_you_mean
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.augmentation import Augmentation, as_augmentation
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.networks.text import TextPreprocessing
 
 __all__ = ["PRESETS", "AnyPreprocessing", "ImageError", "Preprocessing", "as_preprocessing"]
@@ -333,12 +334,13 @@ PRESETS: dict[str, Preprocessing] = {
 }
 
 
-AnyPreprocessing = Preprocessing | TextPreprocessing | AudioPreprocessing
-"""What a network may carry: how images, texts or sounds become its input."""
+AnyPreprocessing = Preprocessing | TextPreprocessing | AudioPreprocessing | SeriesPreprocessing
+"""What a network may carry: how images, texts, sounds or series become its input."""
 
-_KINDS: dict[str, type[TextPreprocessing] | type[AudioPreprocessing]] = {
+_KINDS: dict[str, type[TextPreprocessing | AudioPreprocessing | SeriesPreprocessing]] = {
     "text": TextPreprocessing,
     "audio": AudioPreprocessing,
+    "series": SeriesPreprocessing,
 }  # images' have no kind: they were the first
 
 
@@ -364,5 +366,5 @@ def as_preprocessing(value: AnyPreprocessing | Mapping[str, Any] | str) -> AnyPr
             f"A preprocessing's `kind` must be one of {', '.join(_KINDS)}, or left out for images; got "
             f"{value['kind']!r}. A newer version may have written it."
         )
-    text_or_audio: AnyPreprocessing = _KINDS[value["kind"]].from_dict(value)
-    return text_or_audio
+    sequence: AnyPreprocessing = _KINDS[value["kind"]].from_dict(value)
+    return sequence

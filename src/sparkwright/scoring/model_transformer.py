@@ -300,8 +300,8 @@ class ModelTransformer(ScoringStage):
 
     def _plan(self, field: "StructField") -> tuple[Graph, list[Output]]:
         """Return what runs on a column, and what it adds."""
-        photos = holds_photos(field)
         files = self.files()
+        photos = holds_photos(field) or _takes_series(field, files.manifest)
         self._check_input(field, files.manifest, photos)
         wanted = self.getOutputs()
         if wanted is None:
@@ -373,6 +373,12 @@ class ModelTransformer(ScoringStage):
     def set_from_files(self, files: Mapping[str, bytes]) -> None:
         manifest = json.loads(files[MANIFEST])
         self.setParams(model=ModelFiles(manifest, {name: data for name, data in files.items() if name != MANIFEST}))
+
+
+def _takes_series(field: "StructField", manifest: Mapping[str, Any]) -> bool:
+    """Whether a column of arrays goes through the whole network: a model of series, and the arrays are no features."""
+    preprocessing = manifest["preprocessing"] or {}
+    return preprocessing.get("kind") == "series" and FeatureKey.of_column(field) is None
 
 
 def _check_width(field: "StructField", graph: Graph) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sparkwright.errors import ColumnError, InputError, PrecisionError, did_you_mean
 from sparkwright.models import Model
@@ -155,7 +156,7 @@ class _Prepare:
             for batch, photo in filter(None, readers(batches, "content")):
                 for row, order in enumerate(batch.column("order").to_pylist()):
                     try:
-                        x = self.preprocessing.apply(photo(row))
+                        x = self.preprocessing.apply(cast(bytes | Image.Image, photo(row)))
                     except (ImageError, OSError, ValueError):
                         continue
                     columns = [pa.array([order], pa.int64()), pa.array([x.tobytes()], pa.binary())]

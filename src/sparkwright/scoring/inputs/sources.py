@@ -20,6 +20,7 @@ from sparkwright import storage
 from sparkwright.errors import ColumnError, ContentError, EnvironmentNotReadyError, InputError
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.preprocessing import AnyPreprocessing, ImageError
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.networks.text import TextPreprocessing
 from sparkwright.scoring.inputs.addresses import is_url
 from sparkwright.scoring.inputs.fetch import FetchLimits, Web
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "Read", "Readers", "Source", "read_file", "reading", "sha256", "source_of"]
 
-Source = Literal["bytes", "locations", "pixels", "text", "numbers"]
-"""What a column holds: files, where these lie, decoded photos (Spark's image schema), texts, or a network's input."""
+Source = Literal["bytes", "locations", "pixels", "text", "series", "numbers"]
+"""What a column holds: files, where these lie, decoded photos (Spark's image schema), texts, arrays of numbers of any
+length, or a network's input."""
 
-Content = bytes | str | Image.Image
-"""What a row holds: a file's bytes, a text, or a decoded photo."""
+Content = bytes | str | list[float] | Image.Image
+"""What a row holds: a file's bytes, a text, numbers, or a decoded photo."""
 
 Read = Callable[[int], Content]
 """From a row's place in its block to its content; called from any thread, once a row. Raises `ContentError`."""
@@ -67,6 +69,12 @@ def source_of(field: "StructField", preprocessing: AnyPreprocessing | None = Non
         if isinstance(type_, StringType | BinaryType):
             return "text" if isinstance(type_, StringType) else "bytes"
         raise ColumnError(f"Column `{field.name}` must hold text (string); it is of type {type_.simpleString()}.")
+    if isinstance(preprocessing, SeriesPreprocessing):
+        if isinstance(type_, ArrayType) and isinstance(type_.elementType, NumericType):
+            return "series"
+        raise ColumnError(
+            f"Column `{field.name}` must hold arrays of numbers, step by step; it is of type {type_.simpleString()}."
+        )
     if isinstance(preprocessing, AudioPreprocessing) and not isinstance(type_, StringType | BinaryType):
         raise ColumnError(
             f"Column `{field.name}` must hold sounds' bytes (binary), or paths or URLs (string); it is of type "
@@ -125,14 +133,16 @@ def reading(source: Source, limits: FetchLimits) -> Iterator[Readers]:
 
 
 def sha256(photo: Content) -> str:
-    """Return the SHA-256 of a file's bytes or of a text's; of a decoded photo: of mode, size and pixels."""
+    """Return the SHA-256 of a file's bytes, a text or numbers; of a decoded photo: of mode, size and pixels."""
     if isinstance(photo, bytes | str):
         return hashlib.sha256(photo.encode() if isinstance(photo, str) else photo).hexdigest()
+    if isinstance(photo, list):
+        return hashlib.sha256(np.array(photo, np.float32).tobytes()).hexdigest()
     return hashlib.sha256(f"{photo.mode} {photo.width} {photo.height}\n".encode() + photo.tobytes()).hexdigest()
 
 
-def _plain(column: pa.Array, row: int) -> bytes | str:
-    content: bytes | str | None = column[row].as_py()
+def _plain(column: pa.Array, row: int) -> bytes | str | list[float]:
+    content: bytes | str | list[float] | None = column[row].as_py()
     if content is None:
         raise ContentError("empty", "The row's content is null.")
     return content

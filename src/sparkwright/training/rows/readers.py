@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparkwright.errors import ContentError
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.preprocessing import AnyPreprocessing, Preprocessing
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.scoring.inputs.sources import read_file
 from sparkwright.training.rows.columns import Payload
 from sparkwright.training.rows.kept import Raw
@@ -246,8 +247,10 @@ def make_reader(preprocessing: AnyPreprocessing | None, shape: Sequence[int], *,
         return NumberReader(tuple(shape))
     if isinstance(preprocessing, Preprocessing):
         return ImageReader(preprocessing, located)
-    from sparkwright.training.rows.sequence_readers import AudioReader, TextReader
+    from sparkwright.training.rows.sequence_readers import AudioReader, SeriesReader, TextReader
 
     if isinstance(preprocessing, AudioPreprocessing):
         return AudioReader(preprocessing, located)
+    if isinstance(preprocessing, SeriesPreprocessing):
+        return SeriesReader(preprocessing)
     return TextReader(preprocessing)

@@ -1,4 +1,4 @@
-"""Texts and sounds on their way into training: rows of unlike lengths, read as scoring reads them."""
+"""Texts, sounds and series on their way into training: rows of unlike lengths, read as scoring reads them."""
 
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sparkwright.networks.audio import AudioPreprocessing
 from sparkwright.networks.ragged import pad
+from sparkwright.networks.series import SeriesPreprocessing
 from sparkwright.networks.text import TextPreprocessing
 from sparkwright.scoring.inputs.sources import read_file
+from sparkwright.training.rows.columns import Payload
 from sparkwright.training.rows.kept import Raw
 from sparkwright.training.rows.readers import Draw, Reader
 
-__all__ = ["AudioReader", "TextReader"]
+__all__ = ["AudioReader", "SeriesReader", "TextReader"]
 
 _LARGEST_FILE = 1 << 30  # bytes of a sound's file
 
@@ -66,4 +68,24 @@ class AudioReader(_SequenceReader):
     def read(self, payload: bytes) -> NDArray[np.float32]:
         if self.located:
             payload = read_file(payload.decode(), _LARGEST_FILE)
+        return self.preprocessing.read(payload)
+
+
+@dataclass(frozen=True)
+class SeriesReader(_SequenceReader):
+    """Arrays of numbers, of unlike lengths.
+
+    Args:
+        preprocessing: Of the network.
+    """
+
+    preprocessing: SeriesPreprocessing
+    noun: ClassVar[str] = "series"
+    payload: ClassVar[Payload] = "numbers"
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        return (self.preprocessing.channels,)
+
+    def read(self, payload: bytes) -> NDArray[np.float32]:
         return self.preprocessing.read(payload)

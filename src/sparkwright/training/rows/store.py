@@ -126,7 +126,7 @@ class Store:
         self.census.problems.update(text for text in batch["problem"].drop_null().to_pylist())
         if not good.num_rows:
             return
-        if self._reader.payload == "numbers":
+        if self._reader.payload == "numbers" and self._reader.item_shape is None:
             x = self._numbers(good["features"])
             if x is None:
                 return
