@@ -23,7 +23,7 @@ from torch import nn
 
 from sparkwright.errors import InputError
 from sparkwright.models import Model
-from sparkwright.networks.factory import factories_of, trust
+from sparkwright.networks.factory import factories_of, inputs_of, trust
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.network import Network
 from sparkwright.networks.torch_network import TorchNetwork
@@ -239,7 +239,17 @@ class WholeNetwork(Subject):
         return [part.to_spec() for part in (self.body, self.head) if part is not None]
 
     def for_column(self, types: pa.Schema, columns: Columns) -> "WholeNetwork":
-        """Return what takes photos' bytes from a binary column, and their paths from a column of text."""
+        """Return what takes photos' bytes from a binary column, and their paths from a column of text.
+
+        Raises:
+            InputError: The columns are the network's inputs in another order.
+        """
+        inputs = list(inputs_of(self.body))
+        if inputs and list(columns.features) != inputs and set(columns.features) == set(inputs):
+            raise InputError(
+                f"The network `{self.body.name}` takes its inputs in the order {', '.join(inputs)}; the columns are "
+                f"{', '.join(columns.features)}. Name them in that order."
+            )
         type_ = types.field(columns.features[0]).type if columns.features[0] in types.names else None
         return replace(self, located=is_text(type_) if type_ is not None else False)
 
@@ -248,7 +258,7 @@ class WholeNetwork(Subject):
 
     def module(self, config: TrainingConfig, population: Population, task: Task, moments: Moments) -> nn.Module:  # noqa: ARG002
         wanted = int(np.prod(self.body.input_shape))
-        if self.reader.payload == "numbers" and population.width != wanted:
+        if self.reader.payload == "numbers" and self.reader.item_shape is None and population.width != wanted:
             shape = " x ".join(map(str, self.body.input_shape))
             raise InputError(
                 f"The rows have {population.width:,} numbers; the network `{self.body.name}` takes {shape}, which is "
@@ -284,7 +294,8 @@ class WholeNetwork(Subject):
             head = replace(head, frozen=_below(self.frozen, child)).with_weights(own).with_classes(classes or None)
         known = self.body.weights()
         body = self.body.with_weights({name: value for name, value in weights.items() if name in known})
-        body = replace(body, frozen=frozenset(name for name in self.frozen if name in body.layers))
+        inside = {name for name, _ in body.module.named_modules()}
+        body = replace(body, frozen=self.frozen & inside)
         return (body if head is not None or not classes else body.with_classes(classes)), head
 
     def to_bytes(self) -> bytes:
