@@ -8,7 +8,7 @@ from sparkwright import storage
 from sparkwright.errors import InputError
 from sparkwright.evaluation.report import RunRecord, Thumbnail, write_report
 from sparkwright.runs import read_run
-from sparkwright.training.config import TrainingConfig
+from sparkwright.training.config import FINETUNING, TrainingConfig
 
 __all__ = ["AUGMENTED", "THUMBNAILS", "write_run_report"]
 
@@ -66,7 +66,19 @@ def _command(document: dict[str, Any], run: str) -> str:
             words += [f"--{name.replace('_', '-')}", str(config[name])]
     training, usual = config["training"], TrainingConfig(refit=True).to_dict()
     words += ["--replicas", str(training["replicas"])]
+    words += _settings("--set", training, usual)
+    if "finetune" in config:
+        words += ["--finetune", config["finetune"]]
+        words += _settings("--finetune-set", config["finetuning"], FINETUNING.to_dict())
+    if "augmentation" in config:
+        words += ["--augment", json.dumps(config["augmentation"])]
+    return shlex.join(words)
+
+
+def _settings(option: str, training: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """Return the options that make the settings of a training of the usual ones."""
+    words = []
     for name, value in training.items():
         if name not in ("seed", "replicas") and value != usual[name]:
-            words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(words)
+            words += [option, f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words

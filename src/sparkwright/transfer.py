@@ -33,7 +33,7 @@ from sparkwright.scoring.features import featurize, rehearsal
 from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
-from sparkwright.training.config import TrainingConfig
+from sparkwright.training.config import FINETUNING, TrainingConfig
 from sparkwright.training.head import EpochsAsProgress
 from sparkwright.training.subject import WholeNetwork
 
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = ["FINETUNING", "TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
-
-FINETUNING = TrainingConfig(
-    epochs=10, learning_rate=3e-4, weight_decay=0.05, warmup=1, batch_size=16, sync_every=4, patience=None
-)
-"""How a network is fine-tuned if nobody says otherwise: from pre-trained weights, on some thousand photos or fewer."""
 
 _EXAMPLES = 5
 _TEST_ADVICE = "Give the test side some of them (--split): what is trained here is tested on rows that it has not seen."

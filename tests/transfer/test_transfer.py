@@ -10,6 +10,7 @@ import pytest
 from sparkwright.errors import ExistsError, InputError, NameUnknownError, NotFoundError
 from sparkwright.events import EpochEnded, Progress, RunEnded, StageEnded
 from sparkwright.models import Model
+from sparkwright.networks.augmentation import PRESETS
 from sparkwright.runs import read_run
 from sparkwright.scoring.feature_set import open_features
 from sparkwright.scoring.predictor import Predictor
@@ -149,9 +150,9 @@ def test_configuration_is_kept_as_it_was_asked_for(run):
 
 def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     training = FINETUNING.replace(epochs=2, learning_rate=1e-3)
-    common = {"finetune": "block2", "finetuning": training, "reuse": [f"{run.run}/features"]}
+    common = {"finetune": "block2", "finetuning": training, "augmentation": "glyphs", "reuse": [f"{run.run}/features"]}
     result = transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), **common)
-    assert result.metrics["features"]["computed"] == 0
+    assert result.metrics["features"]["computed"] == 1  # the photo that cannot be read
     before, after = run.model.network.weights(), Model.load(f"{result.run}/model").network.weights()
     same = {name for name, value in after.items() if np.array_equal(value, before[name])}
     assert {name for name in after if name.startswith("block1") or "num_batches" in name} == same
@@ -160,6 +161,10 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     epochs = [stamped.event.epoch for stamped in read_run(result.run)[2] if isinstance(stamped.event, EpochEnded)]
     assert epochs == [1, 2]  # the head's are told as progress
     assert not (folder(result) / "checkpoints").exists()
+    report = (folder(result) / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Augmented photos</h2>" in report
+    assert "--finetune block2 --finetune-set learning_rate=0.001 --finetune-set epochs=2 --augment" in report
+    assert Model.load(f"{result.run}/model").full.preprocessing.augmentation == PRESETS["glyphs"]
     answers = Predictor.load(f"{result.run}/model").predict([digits / "7" / name for name in ("broken é.png",)])
     assert answers[0].error is not None
 
@@ -168,3 +173,10 @@ def test_a_layer_that_leaves_nothing_to_fine_tune_is_refused_before_anything_is_
     with pytest.raises(NameUnknownError, match="The network `digits_cnn` has no layer `block5`"):
         transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), finetune="block5")
     assert not (tmp_path / "run").exists()
+
+
+def test_augmentation_without_fine_tuning_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match="`augmentation` changes photos while the network trains on them, which needs"):
+        transfer(None, "nowhere", "digits_cnn", str(tmp_path / "run"), augmentation="glyphs")
+    with pytest.raises(InputError, match="There is no augmentation 'glyph'"):
+        transfer(None, "nowhere", "digits_cnn", str(tmp_path / "run"), finetune="all", augmentation="glyph")

@@ -18,7 +18,7 @@ from sparkwright.training.settings import (
     is_number,
 )
 
-__all__ = ["RateTable", "TrainingConfig", "label_text"]
+__all__ = ["FINETUNING", "RateTable", "TrainingConfig", "label_text"]
 
 RateTable = Mapping[float, float] | Sequence[tuple[float, float]]
 """When → learning rate from then on."""
@@ -323,3 +323,9 @@ def label_text(label: Any) -> str:
     if isinstance(label, bool):
         return str(label).lower()
     return str(int(label)) if is_number(label) and label == int(label) else str(label)
+
+
+FINETUNING = TrainingConfig(
+    epochs=10, learning_rate=3e-4, weight_decay=0.05, warmup=1, batch_size=16, sync_every=4, patience=None
+)
+"""How a network is fine-tuned if nobody says otherwise: from pre-trained weights, on some thousand photos or fewer."""
