@@ -134,14 +134,34 @@ def test_the_table_s_example_asserts_what_it_gets_right_on_the_test_file(
     assert asked == [(16281, ["<=50K", ">50K"], "income")]
 
 
+def first_digits(folder, to, train, test):
+    """Copy the first rows of the digits' files."""
+    for name, rows in (("train", train), ("t10k", test)):
+        for kind, header, width in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            file = f"{name}-{kind}-ubyte.gz"
+            content = gzip.decompress((folder / "mnist" / file).read_bytes())
+            (to / file).write_bytes(gzip.compress(content[: header + rows * width], 1))
+
+
+@pytest.mark.timeout(240)
+def test_the_convolutional_example_asserts_what_it_gets_right_on_the_test_files(
+    spark, data_dir, monkeypatch, tmp_path, capsys
+):
+    """On fewer rows than it has."""
+    module = load(EXAMPLES_BY_NAME["lenet"])
+    first_digits(data_dir, tmp_path, 1600, 500)
+    monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda _: spark))
+    monkeypatch.setattr(type(spark), "stop", lambda self: None)
+    monkeypatch.setattr(module, "CONFIG", module.CONFIG.replace(epochs=2))
+    with pytest.raises(AssertionError, match=r"expected at least 0\.992"):
+        module.main(str(tmp_path))
+    assert "500 digits: accuracy 0.8" in capsys.readouterr().out
+
+
 def test_the_digits_example_asserts_what_it_gets_right_on_the_test_files(data_dir, monkeypatch, tmp_path, capsys):
     """On fewer rows than it has."""
     module = load(EXAMPLES_BY_NAME["mnist"])
-    for name, rows in (("train", 4000), ("t10k", 1000)):
-        for kind, header, width in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
-            file = f"{name}-{kind}-ubyte.gz"
-            content = gzip.decompress((data_dir / "mnist" / file).read_bytes())
-            (tmp_path / file).write_bytes(gzip.compress(content[: header + rows * width], 1))
+    first_digits(data_dir, tmp_path, 4000, 1000)
     monkeypatch.setattr(module, "EXPECTED", 0.88)
     module.main(str(tmp_path))
     assert "1000 digits: accuracy 0." in capsys.readouterr().out
