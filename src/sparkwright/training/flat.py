@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -50,6 +51,17 @@ class Flat:
     tensors: Mapping[str, slice]
     trained: int
     variances: tuple[slice, ...] = ()
+
+    @cached_property
+    def undecayed(self) -> tuple[Group, ...]:
+        """The groups without decay: neighbours of one rate are one, which spares calls."""
+        merged = list[Group]()
+        for factor, neighbours in groupby(self.groups, lambda group: group.rate_factor):
+            groups = list(neighbours)
+            part = slice(groups[0].part.start, groups[-1].part.stop)
+            tensors = tuple(tensor for group in groups for tensor in group.tensors)
+            merged.append(Group(part, factor, decays=False, tensors=tensors))
+        return tuple(merged)
 
     @property
     def statistics_SM(self) -> Tensor:

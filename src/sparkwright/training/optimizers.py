@@ -38,7 +38,7 @@ class Optimizer(ABC):
 
     def update(self, flat: Flat, rate: float, step: int) -> None:
         """Take one step; `step` counts from 1, as Adam's bias correction does."""
-        for group in flat.groups:
+        for group in flat.groups if self.decay or self.layerwise else flat.undecayed:
             for part in group.tensors if self.layerwise else (group.part,):
                 state_SN = flat.state_SN[: 1 + self.slots, part]
                 self._step(state_SN, flat.gradient_N[part], rate * group.rate_factor, step, group)

@@ -180,15 +180,16 @@ class Replica:
         """
         self.step = step
         batch = self._batches[number]
+        size = len(batch)
         self.flat.gradient_N.zero_()
-        if not len(batch):
+        if not size:
             return
         if self._draws:
             self.passes.seed(derived_seed("dropout", self._seed, self.index, step))
-        mixed = self.shard.reader.mixing(len(batch), Draw(self._seed, self._epoch, self.index, step))
+        mixed = self.shard.reader.mixing(size, Draw(self._seed, self._epoch, self.index, step))
         share, others = (1.0, batch) if mixed is None else (mixed[0], batch[mixed[1]])
-        for part, own in self.passes.parts(self._inputs(number), len(batch)):
-            self._backward(own, batch[part], step, len(batch), share, others[part])
+        for part, own in self.passes.parts(self._inputs(number), size):
+            self._backward(own, batch[part], step, size, share, others[part])
 
     def _backward(self, inputs: Inputs, rows: Tensor, step: int, of: int, share: float, others: Tensor) -> None:
         """Add the gradient of some rows of a batch of `of`; they are blended with `others`, if `share` is below 1."""
@@ -203,10 +204,11 @@ class Replica:
         # With a retry all go on to the epoch's end, where the sums tell every process alike.
         if not math.isfinite(value) and not self._retried:
             raise NotFiniteError(self._not_finite(value, rows, step))
-        (loss if len(rows) == of else loss * (len(rows) / of)).backward()  # type: ignore[no-untyped-call]
-        self.loss_sum += value * len(rows)
+        size = len(rows)
+        (loss if size == of else loss * (size / of)).backward()  # type: ignore[no-untyped-call]
+        self.loss_sum += value * size
         self._waiting.append((output.detach(), y_B, w_B))
-        if len(self._waiting) * len(rows) >= _MEASURED_AT_ONCE:
+        if len(self._waiting) * size >= _MEASURED_AT_ONCE:
             self._measure()
 
     def update(self, rate: float, step: int) -> None:
