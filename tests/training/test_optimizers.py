@@ -1,6 +1,6 @@
 """Ours on flat tensors beside torch's own, and beside the papers' formulas where torch has none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.flat import Flat, flatten
+from sparkwright.training.loop import cpu_threads
 from sparkwright.training.optimizers import clip, make_optimizer
 
 Torch = Callable[..., torch.optim.Optimizer]
@@ -24,6 +25,12 @@ SETTINGS = [
     ({"optimizer": "adadelta"}, torch.optim.Adadelta, {}),
     ({"optimizer": "adagrad"}, torch.optim.Adagrad, {}),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with cpu_threads(1):
+        yield
 
 
 def descend(module: nn.Module, config: TrainingConfig, factors: dict[str, float] | None = None) -> Flat:

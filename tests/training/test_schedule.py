@@ -1,5 +1,7 @@
 """Learning rates over a training, beside torch's schedulers."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,16 @@ from torch.optim import SGD, lr_scheduler
 from sparkwright.errors import InputError
 from sparkwright.events import EpochEnded
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.loop import cpu_threads
 from sparkwright.training.schedule import as_it_was, plateau_drops, rate_at
 
 STEPS = 50  # of an epoch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with cpu_threads(1):
+        yield
 
 
 def epoch_ended(epoch: int, loss: float | None) -> EpochEnded:
