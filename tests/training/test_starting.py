@@ -96,3 +96,20 @@ def test_a_stage_whose_workers_refuse_the_rows_does_not_run_again(spark: Any) ->
             until=spark.interrupted,
         )
     assert refused not in events
+
+
+def test_a_session_that_ends_while_slots_are_counted_is_no_error(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting, stopped = threading.Event(), threading.Event()
+
+    def count(spark: Any, again: bool) -> int:
+        counting.set()
+        stopped.wait(10)
+        raise RuntimeError("the session was stopped")
+
+    monkeypatch.setattr(starting, "slots", count)
+    with Workers(spark, lambda event: None).expected(2):
+        assert counting.wait(10)
+    stopped.set()
+    for thread in threading.enumerate():
+        if thread.name == "sparkwright-slots":
+            thread.join(10)

@@ -5,6 +5,7 @@ back), for ever where other jobs hold them. It also runs a stage again whose wor
 """
 
 import contextlib
+import logging
 import threading
 import time
 import uuid
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = ["Workers"]
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 15.0
 """Seconds without a worker after which the slots are counted."""
@@ -105,7 +108,11 @@ class Workers:
         """Count the slots while no worker has started; end a stage that cannot start."""
         began, warned = time.monotonic(), False
         while not ended.wait(_LOOK_S) and not self._started.is_set():
-            there = slots(self._spark, again=True)
+            try:
+                there = slots(self._spark, again=True)
+            except Exception as error:  # the training, and the session with it, may end while slots are counted
+                log.debug("The slots could not be counted: %s", error)
+                return
             if ended.is_set() or self._started.is_set():
                 return
             if there < count:
