@@ -16,6 +16,7 @@ loop, each trained on all training photos.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -134,11 +135,13 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     from sparkwright.training.config import TrainingConfig
 
     network = load_network(NETWORK, str(given.weights.resolve()))
-    body = network.cut(network.feature_layer or "")
+    # Tiles are seen whole: their borders say as much as their centres.
+    preprocessing = dataclasses.replace(network.preprocessing, short_side=None, augmentation=AUGMENTATION)
+    body = network.with_preprocessing(preprocessing).cut(network.feature_layer or "")
     rows = listed(given, "train")
     x = np.concatenate([body.forward(read(body, rows[i : i + 32])) for i in range(0, len(rows), 32)])
     trained = fit_arrays(x.reshape(len(x), -1), [label for _, label in rows], TrainingConfig(patience=None))
-    model = Model(body.with_augmentation(AUGMENTATION), trained.head, "classification", trained.classes)
+    model = Model(body, trained.head, "classification", trained.classes)
     model.save(str(given.scratch / "model"))
     return {"photos": len(rows), "classes": len(trained.classes)}
 

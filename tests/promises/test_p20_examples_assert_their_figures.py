@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparkwright.networks.catalogue import load_network
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 TRANSFERS = [path for path in EXAMPLES if "import transfer" in path.read_text(encoding="utf-8")]
 EXAMPLES_BY_NAME = {path.stem: path for path in EXAMPLES}
@@ -46,6 +48,7 @@ def run(module, monkeypatch, photos, tmp_path, accuracy):
 
     monkeypatch.setattr(module, "transfer", transfer)
     monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda: SimpleNamespace(stop=lambda: None)))
+    monkeypatch.setattr(module, "load_network", lambda name: load_network("digits_cnn"), raising=False)
     module.main(str(photos), "network", str(tmp_path / "runs"))
     return asked
 
