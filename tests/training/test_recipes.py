@@ -112,6 +112,24 @@ def test_an_exponential_mean_of_the_weights_moves_each_step() -> None:
     torch.testing.assert_close(flat_weights(fitted.module), mean)
 
 
+@pytest.mark.parametrize("batch_norm", ["averaged", "local"])
+def test_running_statistics_are_averaged_as_weights_are(batch_norm: str) -> None:
+    config = make_config(replicas=2, epochs=3, weight_average="swa", swa_from=0.4, batch_norm=batch_norm)
+    strategy, seen = make_strategy(config), list[Tensor]()
+    advance = strategy.advance
+
+    def watched(replicas, interval, transport):
+        advance(replicas, interval, transport)
+        if interval.last:
+            seen.append(replicas[0].module[1].running_mean.clone())
+
+    strategy.advance = watched
+    module = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    task = Classification(np.ones(3, np.float32), 0)
+    fitted = Loop(config, task, strategy, InProcess(2)).fit(module, make_shards((20, 20)))
+    torch.testing.assert_close(fitted.module[1].running_mean, torch.stack(seen[1:]).mean(0))
+
+
 def test_validation_sees_the_mean_and_training_goes_on_from_the_weights() -> None:
     shards, plain, averaged = make_shards((40,)), list[Tensor](), list[Tensor]()
     one_replica(make_config(replicas=1, epochs=3), plain, shards)
