@@ -104,6 +104,26 @@ def test_a_loss_of_ones_own_trains_by_its_name() -> None:
     assert np.corrcoef(model.transform(table)["prediction"], table["label"])[0, 1] > 0.99
 
 
+def test_a_training_goes_on_from_a_model_of_counts_where_that_ended() -> None:
+    table = TABLE.assign(label=RNG.poisson(np.exp(1 + 0.5 * X[:, 0])))
+    first = MLPRegressor(**WIDE, loss="poisson").fit(table)
+    params = {**WIDE, "learningRate": 1e-6, "epochs": 1}
+    second = MLPRegressor(**params, loss="poisson", initialModel=first).fit(table)
+    np.testing.assert_allclose(second.transform(table)["prediction"], first.transform(table)["prediction"], rtol=1e-3)
+
+
+def test_going_on_with_outputs_that_mean_something_else_is_refused() -> None:
+    table = TABLE.assign(label=X[:, 0] > 0, number=X[:, 0])
+    classifier = MLPClassifier(**WIDE).fit(table)
+    with pytest.raises(InputError, match="its `link` is 'softmax', the training's 'sigmoid'"):
+        MLPClassifier(**WIDE, loss="binary_cross_entropy", initialModel=classifier).fit(table)
+    regressor = MLPRegressor(**WIDE, labelCol="number").fit(table)
+    with pytest.raises(InputError, match="The training has 2 outputs a row; the model to go on from has 1"):
+        MLPRegressor(**WIDE, labelCol="number", loss="quantile", quantiles=[0.1, 0.9], initialModel=regressor).fit(
+            table
+        )
+
+
 # --- several labels a row ---------------------------------------------------------------------------------------------
 
 HAS = np.stack([X[:, 0] > 0, X[:, 1] > 1.2, X[:, 0] + X[:, 2] > 0.5], axis=1)
