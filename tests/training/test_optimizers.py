@@ -188,3 +188,13 @@ def test_weights_whose_channels_come_last_keep_their_layout() -> None:
     assert torch.equal(module.weight, before)
     module(torch.rand(1, 3, 4, 4)).sum().backward()
     assert torch.count_nonzero(flat.gradient_N) == module.weight.numel() + module.bias.numel()
+
+
+def test_without_decay_neighbours_of_one_rate_are_stepped_at_once() -> None:
+    module = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(2, 2))
+    flat = flatten(module, 0, {"0.weight": 0.1, "0.bias": 0.1})
+    assert [(group.part, group.rate_factor, len(group.tensors)) for group in flat.undecayed] == [
+        (slice(0, flat.groups[1].part.stop), 1.0, 4),
+        (slice(flat.groups[1].part.stop, flat.groups[-1].part.stop), 0.1, 2),
+    ]
+    assert not any(group.decays for group in flat.undecayed)
