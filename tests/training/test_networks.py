@@ -231,3 +231,23 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     )
     for name, value in weights(result).items():
         np.testing.assert_array_equal(value, expected[name], name)
+
+
+def test_layers_stay_bit_equal_until_their_epoch_and_then_train() -> None:
+    network, table = small_cnn(), photos()
+    subject, before = WholeNetwork.of(network, new_head=True), network.weights()
+    table = table.set_column(2, "split", pa.array(["train"] * len(table)))  # so that the last epoch's weights are kept
+    two = weights(fit(subject, table, epochs=2, unfreeze={1: "head", 3: "block2"}))
+    same = {name for name, value in before.items() if name in two and np.array_equal(two[name], value)}
+    assert same == {name for name in two if not name.startswith("head")}
+    three = weights(fit(subject, table, epochs=3, unfreeze={1: "head", 3: "block2"}))
+    same = {name for name, value in before.items() if name in three and np.array_equal(three[name], value)}
+    assert same == {name for name in three if name.startswith("block1") or "num_batches" in name}
+
+
+def test_a_table_of_layers_that_cannot_be_is_refused() -> None:
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    with pytest.raises(InputError, match="`unfreeze` names `block7`, which is no layer of the network"):
+        fit(subject, photos(), unfreeze={1: "head", 2: "block7"})
+    with pytest.raises(InputError, match="`unfreeze` must map epochs, the first of which is 1, to layers"):
+        config(unfreeze={2: "head"})

@@ -149,6 +149,12 @@ def _combinations(config: "TrainingConfig") -> list[str]:
 def _rate_problems(config: "TrainingConfig") -> list[str]:
     """Return what is wrong with the rates of layers and over time."""
     problems = []
+    table = config.unfreeze
+    if table is not None and not (isinstance(table, Mapping) and all(map(_is_epoch, table)) and "1" in map(str, table)):
+        problems.append(
+            "`unfreeze` must map epochs, the first of which is 1, to layers, such as "
+            f"{{1: 'head', 3: 'block5'}}, not {table!r}."
+        )
     rates = config.layer_rates
     if not (rates is None or (isinstance(rates, Mapping) and all(is_number(f) and f > 0 for f in rates.values()))):
         problems.append(
@@ -190,3 +196,7 @@ def _loss_problems(config: "TrainingConfig") -> list[str]:
     if ":" in str(config.loss) and not all(part.isidentifier() for part in (*module.split("."), function)):
         problems.append(f"`loss` of your own must be named 'package.module:function', not {config.loss!r}.")
     return problems
+
+
+def _is_epoch(value: object) -> bool:
+    return str(value).isdecimal() and int(str(value)) >= 1  # JSON has text for keys

@@ -73,6 +73,8 @@ class TrainingConfig:
             Running statistics of BatchNorm that are trained are averaged alike.
         ema_decay: Share of the ``"ema"`` that a step leaves; at first less: (1 + step) / (10 + step).
         swa_from: Share of the epochs after which ``"swa"`` begins; from there on the rate stays as it is.
+        unfreeze: Epoch → the first layer that trains from then on, or ``"all"``, such as ``{1: "head", 3: "block5"}``;
+            what no entry has reached stays as it is. None trains all layers that are not frozen from the first epoch.
         batch_norm: Running statistics of BatchNorm: ``"averaged"`` with the weights at each sync; ``"local"``: each
             replica's own until the epoch's end, where they are averaged; or ``"frozen"``: layers of BatchNorm normalise
             by the statistics that they came with.
@@ -170,6 +172,7 @@ class TrainingConfig:
     weight_average: str | None = None
     ema_decay: float = 0.999
     swa_from: float = 0.75
+    unfreeze: Mapping[int, str] | None = None
     batch_norm: str = "averaged"
     device: str = "cpu"
     precision: str = "float32"
@@ -227,6 +230,8 @@ class TrainingConfig:
         plain["quantiles"] = tuple(float(quantile) for quantile in self.quantiles)
         if isinstance(self.class_weights, Mapping):
             plain["class_weights"] = {label_text(name): float(weight) for name, weight in self.class_weights.items()}
+        if self.unfreeze is not None:
+            plain["unfreeze"] = {int(epoch): str(layer) for epoch, layer in self.unfreeze.items()}
         if self.layer_rates is not None:
             plain["layer_rates"] = {str(name): float(factor) for name, factor in self.layer_rates.items()}
         plain["drop_at"] = tuple(float(share) for share in self.drop_at)

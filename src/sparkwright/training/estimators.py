@@ -28,6 +28,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
 from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
 from sparkwright.training.rows.population import invalid_problems
+from sparkwright.training.subject import Subject
 from sparkwright.training.trained_models import (
     MLPClassificationModel,
     MLPRegressionModel,
@@ -35,7 +36,7 @@ from sparkwright.training.trained_models import (
     to_model,
 )
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "TrainingEstimator"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def _to_initial(value: Any) -> str | Model | None:
     raise TypeError(f"a model or the path of one is needed, not {type(value).__name__}.")
 
 
-class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
+class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
     """What classifier and regressor share."""
 
     model_class: ClassVar[type[TrainedModel]]
@@ -134,9 +135,17 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
         with TerminalProgress() as terminal:
             yield Bus([terminal]).emit
 
+    def _subject(self) -> Subject | None:
+        """Return what is trained; None: a head on the features.
+
+        Raises:
+            InputError: It cannot be trained.
+        """
+        return None
+
     def _fit(self, dataset: Any) -> TrainedModel:
         """Train on a gang of workers, or in this process for a table without Spark; see `train` and `fit_table`."""
-        config, columns, types = self._checked(dataset)
+        config, columns, types, subject = self._checked(dataset)
         initial = self.getOrDefault(self.initialModel)
         common: dict[str, Any] = {
             "features": columns.features,
@@ -144,11 +153,13 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
             "weight": columns.weight,
             "split": columns.split,
             "invalid": self.getOrDefault(self.handleInvalid),
-            "initial": Model.load(initial) if isinstance(initial, str) else initial,
+            "subject": subject,
+            "initial": None if subject else Model.load(initial) if isinstance(initial, str) else initial,
             "run": self.getOrDefault(self.runDir),
             "checkpoint_s": self.getOrDefault(self.checkpointSeconds),
         }
-        alone = len(columns.features) == 1 and pa.types.is_nested(types.field(columns.features[0]).type)
+        nested = pa.types.is_nested(types.field(columns.features[0]).type)
+        alone = len(columns.features) == 1 and (nested or subject is not None)
         key = None
         with self._listening() as emit:
             if isinstance(dataset, DataFrame):
@@ -162,7 +173,7 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
                     emit=emit,
                     **common,
                 )
-                key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone else None
+                key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone and nested else None
             else:
                 result = fit_table(dataset, config, emit=emit, **common)
         model = self.model_class(
@@ -173,8 +184,8 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
         )
         return model._resetUid(self.uid)
 
-    def _checked(self, dataset: Any) -> tuple[TrainingConfig, Columns, pa.Schema]:
-        """Return the configuration, the columns and their types, if all Params can be used, and with this table.
+    def _checked(self, dataset: Any) -> tuple[TrainingConfig, Columns, pa.Schema, Subject | None]:
+        """Return configuration, columns, their types and what is trained, if all can be used, and with this table.
 
         Raises:
             InputError: All that is wrong, in one message.
@@ -196,15 +207,20 @@ class _MLPEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], 
             config = self._config(task)
         except InputError as error:
             problems += error.problems
+        subject = None
+        try:
+            subject = self._subject()
+        except InputError as error:
+            problems += error.problems or [str(error)]
         if named is not None and self.isSet(self.featuresCol):
             problems.append("`featuresCol` and `featuresCols` are both set; leave one out.")
         problems += self._run_problems()
         if not wrong:
-            wrong = column_problems(columns, types, names, task)
+            wrong = column_problems(columns, types, names, task, subject.reader.payload if subject else "numbers")
         if problems or wrong:
             kind = InputError if problems else ColumnError
             raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)
-        return config, columns, types
+        return config, columns, types, subject
 
     def _run_problems(self) -> list[str]:
         """Return what is wrong with the Params that the result does not depend on."""
@@ -245,7 +261,7 @@ def _types(dataset: Any, columns: Columns) -> tuple[pa.Schema, list[str]]:
     raise InputError.listing("The table cannot be read", [problem])
 
 
-class MLPClassifier(_MLPEstimator):
+class MLPClassifier(TrainingEstimator):
     """Trains a classifier of features: a linear layer, or a multi-layer perceptron, by averaging replicas.
 
     `fit` takes DataFrames of Spark; or, without Spark and with the same result, DataFrames of pandas, tables of Arrow
@@ -304,7 +320,7 @@ class MLPClassifier(_MLPEstimator):
     calibrate = param("calibrate", "fit probabilities to the validation rows", TypeConverters.toBoolean)
 
 
-class MLPRegressor(_MLPEstimator):
+class MLPRegressor(TrainingEstimator):
     """Trains a regression on features: a linear layer, or a multi-layer perceptron, by averaging replicas.
 
     The Params are those of `MLPClassifier` without those of classes; `labelCol` holds numbers. And:

@@ -1,7 +1,7 @@
 """All that a replica learns in one tensor, so that a sync moves one tensor and an optimiser's step is a few calls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -24,12 +24,16 @@ class Group:
         rate_factor: What the learning rate is multiplied with.
         decays: Whether weight decay applies: to tensors of two dimensions and more.
         tensors: Where each of their tensors lies, for optimisers that look at layers.
+        begins: The epoch from which on they train.
+        before: Steps of the training before that.
     """
 
     part: slice
     rate_factor: float
     decays: bool
     tensors: tuple[slice, ...]
+    begins: int = 1
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ class Flat:
     def undecayed(self) -> tuple[Group, ...]:
         """The groups without decay: neighbours of one rate are one, which spares calls."""
         merged = list[Group]()
-        for factor, neighbours in groupby(self.groups, lambda group: group.rate_factor):
+        for _, neighbours in groupby(self.groups, lambda group: (group.begins, group.rate_factor)):
             groups = list(neighbours)
             part = slice(groups[0].part.start, groups[-1].part.stop)
             tensors = tuple(tensor for group in groups for tensor in group.tensors)
-            merged.append(Group(part, factor, decays=False, tensors=tensors))
+            merged.append(replace(groups[0], part=part, decays=False, tensors=tensors))
         return tuple(merged)
 
     @property
@@ -75,7 +79,12 @@ class Flat:
 
 
 def flatten(
-    module: nn.Module, slots: int, rate_factors: Mapping[str, float] | None = None, *, moving: bool = True
+    module: nn.Module,
+    slots: int,
+    rate_factors: Mapping[str, float] | None = None,
+    begins: Mapping[str, int] | None = None,
+    *,
+    moving: bool = True,
 ) -> Flat:
     """Make all that `module` learns views of one vector, and its parameters' gradients views of another.
 
@@ -83,22 +92,24 @@ def flatten(
         module: Its parameters keep their values, their layout in memory, and the one device that they are on.
         slots: How many vectors of state the optimiser needs; zero at first.
         rate_factors: What the learning rate is multiplied with, by parameter; 1 for those that are not named.
+        begins: The epoch from which on a layer trains, by its path; 1 for those that are not named.
         moving: Whether running statistics move.
     """
-    factors = rate_factors or {}
+    factors, epochs = rate_factors or {}, begins or {}
 
-    def alike(named: tuple[str, nn.Parameter]) -> tuple[float, bool]:
-        return -factors.get(named[0], 1.0), named[1].dim() < 2
+    def alike(named: tuple[str, nn.Parameter]) -> tuple[int, float, bool]:
+        name, parameter = named
+        return epochs.get(name.rpartition(".")[0], 1), -factors.get(name, 1.0), parameter.dim() < 2
 
     parameters = sorted(((name, p) for name, p in module.named_parameters() if p.requires_grad), key=alike)
     tensors, groups, size = dict[str, slice](), list[Group](), 0
-    for (factor, vectors), members in groupby(parameters, alike):
+    for (epoch, factor, vectors), members in groupby(parameters, alike):
         start, inside = size, []
         for name, parameter in members:
             tensors[name] = slice(size, size + parameter.numel())
             inside.append(tensors[name])
             size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
-        groups.append(Group(slice(start, size), -factor, not vectors, tuple(inside)))
+        groups.append(Group(slice(start, size), -factor, not vectors, tuple(inside), epoch))
     trained, places = size, list[tuple[nn.Module, str, slice]]()
     for norm, name in statistics(module.train()) if moving else ():
         count = getattr(norm, name).numel()

@@ -118,6 +118,7 @@ def train_head(
         InputError: `checkpoints` holds another training; `subject` takes rows of another shape.
     """
     subject, started = subject or Head(), time.perf_counter()
+    config = subject.named(config)
     saved = checkpoints.load(transport.hosted) if checkpoints else None
     if checkpoints and checkpoints.warnings:
         emit(

@@ -41,7 +41,7 @@ class Optimizer(ABC):
         for group in flat.groups if self.decay or self.layerwise else flat.undecayed:
             for part in group.tensors if self.layerwise else (group.part,):
                 state_SN = flat.state_SN[: 1 + self.slots, part]
-                self._step(state_SN, flat.gradient_N[part], rate * group.rate_factor, step, group)
+                self._step(state_SN, flat.gradient_N[part], rate * group.rate_factor, step - group.before, group)
 
     def _decay(self, group: Group) -> float:
         return self.decay if group.decays else 0.0

@@ -37,6 +37,7 @@ SHARED = {
     "plateauPatience": "plateau_patience",
     "rateTable": "rate_table",
     "rateTableUnit": "rate_table_unit",
+    "unfreeze": "unfreeze",
     "weightAverage": "weight_average",
     "emaDecay": "ema_decay",
     "swaFrom": "swa_from",
@@ -104,6 +105,7 @@ class TrainingParams(Params):
     """What every estimator of the library can be set to. The Params' defaults are those of `TrainingConfig`."""
 
     task: ClassVar[str]
+    usual: ClassVar[TrainingConfig] = TrainingConfig()
     fields: ClassVar[dict[str, str]] = SHARED
 
     hiddenLayers = param("hiddenLayers", "widths of the hidden layers; none: linear", _widths)
@@ -128,6 +130,7 @@ class TrainingParams(Params):
     plateauPatience = param("plateauPatience", "looks after which plateau lowers the rate", TypeConverters.toInt)
     rateTable = param("rateTable", "epoch or step: rate from there on", anything)
     rateTableUnit = param("rateTableUnit", "what rateTable counts: epoch or step", TypeConverters.toString)
+    unfreeze = param("unfreeze", "epoch: first layer that trains from then on; None: all at once", anything)
     weightAverage = param("weightAverage", "mean of weights that is kept: None, ema or swa", anything)
     emaDecay = param("emaDecay", "share of the ema that a step leaves", TypeConverters.toFloat)
     swaFrom = param("swaFrom", "share of the epochs after which swa begins", TypeConverters.toFloat)
@@ -164,7 +167,7 @@ class TrainingParams(Params):
 
     def defaults(self) -> dict[str, Any]:
         """Return what the Params are that nobody sets."""
-        config = TrainingConfig(task=self.task)
+        config = self.usual.replace(task=self.task)
         return {name: _plain(getattr(config, field)) for name, field in self.fields.items()}
 
     def setParams(self, **params: Any) -> Self:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import NUMBERS, Draw, Inputs, Reader
 from sparkwright.training.sampling import draw_balanced
 from sparkwright.training.tasks import Task
+from sparkwright.training.unfreezing import first_epochs, hold_until
 from sparkwright.training.weight_average import WeightAverage
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
@@ -128,7 +129,9 @@ class Replica:
         self.passes = Passes(module, config, index)
         self._held = config.batch_norm == "frozen"
         slots = self._optimizer.slots + self.average.slots
-        self.flat = flatten(module, slots, rate_factors(module, config), moving=not self._held)
+        self._begins = first_epochs(module, config.unfreeze)
+        self.flat = flatten(module, slots, rate_factors(module, config), self._begins, moving=not self._held)
+        self._groups = self.flat.groups
         self.apart = config.batch_norm == "local" and self.flat.trained < len(self.flat.weights_N)
         self.average.start(self.flat)
         self._draws = any(map(_may_draw, module.modules()))
@@ -153,6 +156,10 @@ class Replica:
         self.module.train()
         if self._held:
             hold(self.module)
+        if self._begins:
+            hold_until(self.module, self._begins, epoch)
+            groups = [replace(group, before=(group.begins - 1) * steps) for group in self._groups]
+            self.flat = replace(self.flat, groups=tuple(group for group in groups if group.begins <= epoch))
 
     def _making(self, epoch: int, steps: int) -> Callable[[int], Inputs]:
         """Return what gives the inputs of a batch of the epoch, made ahead where that takes long."""

@@ -65,6 +65,10 @@ class Subject(ABC):
         """What `Network.to_spec` says of the networks in it."""
         return []
 
+    def named(self, config: TrainingConfig) -> TrainingConfig:
+        """Return the configuration with layers under the names that they have in `module`."""
+        return config
+
     @abstractmethod
     def standardises(self, config: TrainingConfig) -> bool:
         """Whether `module` needs the moments of the features."""
@@ -125,6 +129,7 @@ class Head(Subject):
 
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """Labels of the model that it goes on from; None where the rows tell them."""
         return self.initial.classes or None if self.initial is not None else None
 
     @property
@@ -253,6 +258,12 @@ class WholeNetwork(Subject):
         type_ = types.field(columns.features[0]).type if columns.features[0] in types.names else None
         return replace(self, located=is_text(type_) if type_ is not None else False)
 
+    def named(self, config: TrainingConfig) -> TrainingConfig:
+        if config.unfreeze is None:
+            return config
+        aliases = self._joined(self._head(config, 1)).aliases
+        return config.replace(unfreeze={epoch: aliases.get(name, name) for epoch, name in config.unfreeze.items()})
+
     def standardises(self, config: TrainingConfig) -> bool:  # noqa: ARG002
         return False
 
@@ -291,9 +302,10 @@ class WholeNetwork(Subject):
             own = {name.removeprefix(f"{child}."): v for name, v in weights.items() if name.startswith(f"{child}.")}
             if self.new_head:
                 head = self._head(config, len(own["output.bias"]))
+            own = head.weights() | own  # which lack counters of batches: these stay as they were
             head = replace(head, frozen=_below(self.frozen, child)).with_weights(own).with_classes(classes or None)
         known = self.body.weights()
-        body = self.body.with_weights({name: value for name, value in weights.items() if name in known})
+        body = self.body.with_weights(known | {name: value for name, value in weights.items() if name in known})
         inside = {name for name, _ in body.module.named_modules()}
         body = replace(body, frozen=self.frozen & inside)
         return (body if head is not None or not classes else body.with_classes(classes)), head

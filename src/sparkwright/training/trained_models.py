@@ -11,7 +11,14 @@ from sparkwright.training.result import TrainingResult
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MLPClassificationModel", "MLPRegressionModel", "TrainedModel", "to_model"]
+__all__ = [
+    "MLPClassificationModel",
+    "MLPRegressionModel",
+    "NetworkClassificationModel",
+    "NetworkRegressionModel",
+    "TrainedModel",
+    "to_model",
+]
 
 
 class TrainedModel(ModelTransformer):
@@ -59,8 +66,22 @@ class MLPRegressionModel(TrainedModel):
     """
 
 
+class NetworkClassificationModel(TrainedModel):
+    """Adds the predictions of a network that was trained on the rows themselves; see `ModelTransformer`.
+
+    `getModel` gives the `Model`: the network, with the head on it if it has one.
+    """
+
+
+class NetworkRegressionModel(TrainedModel):
+    """Adds the values of a network that was trained on the rows themselves; see `ModelTransformer`.
+
+    `getModel` gives the `Model`: the network, with the head on it if it has one.
+    """
+
+
 def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Model:
-    """Return the model of features that a training gave; its lineage tells how.
+    """Return the model that a training gave; its lineage tells how.
 
     Args:
         result: What `train` or `fit_arrays` returned.
@@ -77,7 +98,7 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
         "seconds": result.seconds,
     }
     return Model(
-        network=None,
+        network=result.network,
         head=result.head,
         task=result.config.task,  # type: ignore[arg-type]  # which the configuration has checked
         classes=result.classes,
