@@ -1,5 +1,7 @@
 """Labels, losses and rare classes on a gang of workers: the bits of a training without Spark."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ from pyspark.sql import SparkSession
 
 from sparkwright.evaluation.evaluate import evaluate, evaluate_multilabel
 from sparkwright.models import Model
+from sparkwright.networks.mlp import mlp
+from sparkwright.scoring.predictions import write_predictions
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.estimators import MLPClassifier
 
@@ -58,3 +62,15 @@ def test_balanced_rows_and_a_threshold_are_those_without_spark(spark: SparkSessi
     right = np.mean([row["kind"] == row["prediction"] for row in scored.select("kind", "prediction").collect()])
     assert found["accuracy"] == pytest.approx(right)
     assert found["balanced_accuracy"] > 0.8
+
+
+def test_several_labels_of_a_row_are_joined_in_csv(spark: SparkSession, tmp_path: Path) -> None:
+    model = Model(None, mlp(3, 2, seed=1), "multilabel", ("left", "top"))
+    rows = spark.createDataFrame(TABLE[["features"]].head(20), "features array<float>").coalesce(1)
+    write_predictions(rows, model, str(tmp_path / "labels.csv"), input_column="features", top=2)
+    with (tmp_path / "labels.csv").open() as file:
+        found = list(csv.DictReader(file))
+    has = model.full.forward(X[:20].astype(np.float32)) >= 0
+    expected = [";".join(name for name, own in zip(model.classes, row, strict=True) if own) for row in has]
+    assert sorted(row["prediction"].strip('"') for row in found) == sorted(expected)
+    assert {row["label_1"] for row in found} | {row["label_2"] for row in found} == {"left", "top"}
