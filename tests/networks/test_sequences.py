@@ -7,11 +7,12 @@ import torch
 from sparkwright import Model, load_network
 from sparkwright.errors import ContentError, InputError
 from sparkwright.networks.audio import AudioPreprocessing
+from sparkwright.networks.joined import export_layers
 from sparkwright.networks.network import from_spec
 from sparkwright.networks.ragged import pad, trim
 from sparkwright.networks.sequences import Recurrent, Steps
 from sparkwright.networks.text import TextPreprocessing
-from sparkwright.networks.torch_network import TorchNetwork
+from sparkwright.networks.torch_network import Taps, TorchNetwork
 from sparkwright.scoring.forward.memory import activation_bytes
 from sparkwright.scoring.forward.runtime import OnnxSession
 from sparkwright.scoring.predictor import Predictor
@@ -106,7 +107,12 @@ def test_catalogue_takes_sizes_from_the_preprocessing():
 
 def test_summary_counts_what_torch_counts():
     network, _ = make("gru both ways, two layers")
-    assert network.summary().parameters == sum(p.numel() for p in network.module.parameters())
+    summary = network.summary()
+    assert summary.parameters == sum(p.numel() for p in network.module.parameters())
+    # Three gates of 8 over 5 values and 8 of the state, at each of 20 steps.
+    assert next(row for row in summary.rows if row.name == "rnn1.ahead").multiply_adds == 20 * 3 * 8 * (5 + 8)
+    block = make("cnn that halves")[0].summary().rows[1]
+    assert (block.name, block.multiply_adds) == ("block1.convs.0", 20 * 8 * 5 * 3)
 
 
 def test_memory_is_that_of_the_longest_sequence():
@@ -168,3 +174,16 @@ def test_a_model_of_text_is_saved_and_answers_without_torch_as_with_it(tmp_path)
 def test_an_empty_row_is_an_error_of_its_own():
     with pytest.raises(ContentError, match=r"The row has no words"):
         TextPreprocessing(("a",)).read("")
+
+
+def test_several_layers_leave_the_network_in_one_pass():
+    network, rows = make("gru, mean")
+    data, places = export_layers(network, ["pool", "output"])
+    outputs = OnnxSession(data)(pad(rows))
+    np.testing.assert_allclose(outputs[:, slice(*places["pool"])], network.cut("pool").forward(pad(rows)), atol=1e-6)
+    np.testing.assert_allclose(outputs[:, slice(*places["output"])], network.forward(pad(rows)), atol=1e-6)
+    with torch.no_grad():
+        both = Taps(network, ["pool", "output"])(torch.from_numpy(pad(rows))).numpy()
+    np.testing.assert_allclose(both, outputs, atol=1e-6)
+    with pytest.raises(InputError, match="rnn1: these layers give sequences"):
+        Taps(network, ["rnn1"])(torch.from_numpy(pad(rows)))

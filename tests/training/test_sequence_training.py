@@ -176,7 +176,7 @@ def test_a_network_learns_arrays_of_any_length() -> None:
 
 
 @pytest.mark.spark
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_cluster_trains_texts_to_the_bits_of_one_process_and_scores_them(spark) -> None:
     table = sentences()
     rows = spark.createDataFrame(table.to_pandas()).repartition(3)

@@ -70,7 +70,8 @@ class _Joined:
         """Add what is new in a graph; return the tensor that holds its output, of shape (batch, values)."""
         renamed = {INPUT: INPUT}
         for weight in model.graph.initializer:
-            renamed[weight.name] = self._put_weight(weight)
+            name = weight.name  # which the call changes
+            renamed[name] = self._put_weight(weight)
         for node in model.graph.node:
             outputs = self._put_node(node, renamed)
             renamed.update(zip(node.output, outputs, strict=True))

@@ -256,14 +256,20 @@ def _torch_row(network: "TorchNetwork", name: str, layer: "nn.Module", shape: Sh
     parameters = {key: tuple(value.shape) for key, value in layer.named_parameters(recurse=False)}
     in_features: int | None = None
     out_features: int | None = None
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
         in_features, out_features = layer.in_channels, layer.out_channels
     elif isinstance(layer, nn.Linear):
         in_features, out_features = layer.in_features, layer.out_features
-    elif isinstance(layer, nn.BatchNorm2d):
+    elif isinstance(layer, nn.RNNBase):
+        in_features, out_features = layer.input_size, layer.hidden_size
+    elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         in_features = out_features = layer.num_features
     # Every output value of a convolution or a linear layer sums over one filter, or one row of the matrix.
-    per_value = math.prod(parameters["weight"][1:]) if isinstance(layer, nn.Conv2d | nn.Linear) else 0
+    per_value = 0
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+        per_value = math.prod(parameters["weight"][1:])
+    elif isinstance(layer, nn.RNNBase):  # over a row of each matrix, for each gate
+        per_value = sum(math.prod(shape) for shape in parameters.values() if len(shape) == 2) // layer.hidden_size
     return Row(
         name=name,
         type=type(layer).__name__,

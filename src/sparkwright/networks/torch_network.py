@@ -400,6 +400,9 @@ class Taps(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kept: dict[str, Tensor] = {}
         self._run(self.layers, "", x, kept)
+        steps = [path for path in self._wanted if not isinstance(kept[path], Tensor)]
+        if steps:
+            raise InputError(f"{', '.join(steps)}: these layers give sequences. Take `pool` or layers behind it.")
         return torch.cat([kept[path].flatten(1).float() for path in self._wanted], 1)
 
     def _run(self, layers: nn.Sequential, prefix: str, x: Tensor, kept: dict[str, Tensor]) -> Tensor:
