@@ -180,8 +180,15 @@ def test_a_compiled_network_is_trained_through_what_torch_compiled(monkeypatch: 
         return module
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr("shutil.which", lambda name: name)
     one_replica(make_config(replicas=1, epochs=1, compile=True))
     assert passes
+
+
+def test_a_compiler_that_is_not_there_is_an_error_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(InputError, match=r"`compile` needs a C\+\+ compiler where replicas train, and there is none"):
+        one_replica(make_config(replicas=1, compile=True))
 
 
 @pytest.mark.parametrize("compression", ["int8", "topk", "threshold"])

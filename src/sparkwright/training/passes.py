@@ -1,11 +1,14 @@
 """How a replica's layers compute in training: where, layout in memory, precision, kernels, parts of a batch."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
+from sparkwright.errors import InputError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.devices import device_of
 from sparkwright.training.rows.readers import Inputs, forward
@@ -25,7 +28,7 @@ class Passes:
         device: Where the module computes.
 
     Raises:
-        InputError: There is no such device.
+        InputError: There is no such device, or no compiler that is asked for.
     """
 
     def __init__(self, module: nn.Module, config: TrainingConfig, index: int) -> None:
@@ -34,7 +37,7 @@ class Passes:
         self._channels_last = config.channels_last
         if config.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._module: nn.Module = torch.compile(module) if config.compile else module  # type: ignore[assignment]
+        self._module = _compiled(module, self.device) if config.compile else module
         self._bfloat16 = config.precision == "bfloat16"
         self._parts = config.accumulate
 
@@ -70,6 +73,16 @@ class Passes:
         for number in range(count):
             part = slice(number * rows // count, (number + 1) * rows // count)
             yield part, _each(inputs, itemgetter(part))
+
+
+def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return what computes as the module does, by kernels that are made at the first pass."""
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise InputError(
+            "`compile` needs a C++ compiler where replicas train, and there is none: install g++ or clang++ there, or "
+            "leave `compile` out."
+        )
+    return torch.compile(module)  # type: ignore[return-value]
 
 
 def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
