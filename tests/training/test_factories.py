@@ -92,10 +92,11 @@ def test_a_layer_that_leaves_nothing_to_train_is_said() -> None:
 
 
 @pytest.mark.spark
+@pytest.mark.timeout(240)
 def test_workers_build_the_network_by_its_factory(spark, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factory, "_trusted", set())
     network = from_factory("torch.nn:Linear", (3,), {"in_features": 3, "out_features": 2})
-    rows, config = table(40).select(["numbers", "label"]), CONFIG.replace(epochs=2)
+    rows, config = table(24).select(["numbers", "label"]), CONFIG.replace(epochs=1)
     here = fit_table(rows, config, features="numbers", subject=WholeNetwork.of(network))
     df = spark.createDataFrame(rows.to_pandas())
     there = train(df, config, features="numbers", num_workers=2, subject=WholeNetwork.of(network))

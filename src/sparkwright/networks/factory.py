@@ -61,6 +61,8 @@ def from_factory(
     A module with several inputs takes them by name, as ``forward(image=…, age=…)``. The network takes them as one
     vector, one after the other: columns of numbers, named in the inputs' order, are that.
 
+    All parameters train that are not frozen by name (`Network.freeze`), whatever their ``requires_grad`` says.
+
     Runs the function in this process. Processes of the cluster run it too, so they must be able to import it.
 
     Args:
