@@ -155,7 +155,9 @@ def describe_params(thing: type) -> list[str]:
         return []
     try:
         stage = thing()
-    except TypeError:  # models are made by their estimator
+    except (TypeError, AttributeError):  # models are made by their estimator; bases lack what their subclasses say
+        return []
+    if not any(map(stage.hasDefault, stage.params)):
         return []
     rows = ["| Param | default | |", "|---|---|---|"]
     for param in stage.params:
