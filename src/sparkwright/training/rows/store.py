@@ -126,10 +126,12 @@ class Store:
         self.census.problems.update(text for text in batch["problem"].drop_null().to_pylist())
         if not good.num_rows:
             return
+        x: Raw
         if self._reader.payload == "numbers" and self._reader.item_shape is None:
-            x = self._numbers(good["features"])
-            if x is None:
+            numbers = self._numbers(good["features"])
+            if numbers is None:
                 return
+            x = numbers
         else:
             rows, problems = self._reader.read_all(good["features"])
             self.census.problems.update(problems)
