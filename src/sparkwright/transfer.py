@@ -8,7 +8,6 @@ If asked for, the network is fine-tuned in between: it trains on the photos them
 that its features gave.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 from sparkwright import session
 from sparkwright.data import splits
 from sparkwright.data.images import Images, read_images
-from sparkwright.errors import ColumnError, InputError, SparkwrightError
-from sparkwright.evaluation.evaluate import evaluate, most_confidently_wrong
-from sparkwright.evaluation.report import TILES, Thumbnail, draw_contact_sheet, make_thumbnail
+from sparkwright.errors import ColumnError, InputError
+from sparkwright.evaluation.evaluate import evaluate
 from sparkwright.events import Channel, Emit, Sink, Warned
 from sparkwright.models import Model
 from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.run_report import AUGMENTED, THUMBNAILS, write_run_report
+from sparkwright.report_photos import keep_augmented, keep_worst
+from sparkwright.run_report import write_run_report
 from sparkwright.runs import CHECKPOINTS, Run, check_folder
 from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
@@ -357,7 +356,8 @@ class _Job:
 
     def _finetune(self, model: Model, tuning: _Finetuning, checkpoint_s: float) -> TrainingResult:
         """Train network and head on the photos; those that could not be read are left out again."""
-        self._keep_augmented(model, tuning)
+        if isinstance(model.full.preprocessing, Preprocessing):
+            keep_augmented(self._spark, self._run, tuning.photos, model.full.preprocessing)
         with self.stage("finetuning"):
             return train(
                 tuning.photos,
@@ -399,7 +399,7 @@ class _Job:
         classes = [str(name) for name in trained.classes]
         on_train = {name: data["rows"].get("train", {}).get(name, 0) for name in classes}
         result = evaluate(predictions, classes, threshold=next(iter(model.thresholds), None), training_rows=on_train)
-        self._keep_worst(predictions, classes)
+        keep_worst(self._spark, self._run, predictions, classes)
         best = trained.history[trained.best_epoch - 1]
         validation = {
             **best.validation,
@@ -453,39 +453,6 @@ class _Job:
             summary["ignored"] = photos.ignored
         return summary
 
-    def _keep_worst(self, predictions: "DataFrame", classes: Sequence[str]) -> None:
-        """Keep small versions of the photos that the model was most sure of, and wrong about."""
-        wrong = most_confidently_wrong(predictions, classes)
-        contents = self._read([row["path"] for row in wrong], "the photos that are wrong")
-        thumbnails = [Thumbnail(**row, jpeg=make_thumbnail(contents.get(row["path"], b""))) for row in wrong]
-        self._run.write(THUMBNAILS, json.dumps([thumbnail.to_dict() for thumbnail in thumbnails]))
-
-    def _keep_augmented(self, model: Model, tuning: _Finetuning) -> None:
-        """Keep some training photos as augmentation changes them, for the report."""
-        from pyspark.sql import functions as F  # noqa: N812  its usual name
-
-        preprocessing = model.full.preprocessing
-        if not isinstance(preprocessing, Preprocessing) or preprocessing.augmentation is None:
-            return
-        with session.worker_errors():  # of all classes: in the order of a hash
-            some = tuning.photos.where("split = 'train'").select("path").orderBy(F.xxhash64("path"), "path")
-            paths = [row["path"] for row in some.limit(TILES).collect()]
-        contents = self._read(paths, "augmented photos")
-        photos = [contents[path] for path in paths if path in contents]
-        self._run.write(AUGMENTED, draw_contact_sheet(photos, preprocessing, tuning.training.seed))
-
-    def _read(self, paths: Sequence[str], what: str) -> dict[str, bytes]:
-        """Return the files of a few photos that the report shows, by path."""
-        if not paths:
-            return {}
-        try:
-            with session.worker_errors():
-                files = self._spark.read.format("binaryFile").load([_escaped(path) for path in paths])
-                return {row["path"]: bytes(row["content"]) for row in files.select("path", "content").collect()}
-        except SparkwrightError as error:  # moved or deleted since their features were made
-            self._run.emit(Warned(f"The report cannot show {what}: {error}"))
-            return {}
-
 
 def _fingerprint(rows: "DataFrame") -> dict[str, Any]:
     """Return how many rows there are, and a hash of photos, labels and sides that no order or partition changes."""
@@ -497,8 +464,3 @@ def _fingerprint(rows: "DataFrame") -> dict[str, Any]:
         row = rows.agg(F.count("*"), F.sum(number)).first()
     count, total = (0, 0) if row is None else (row[0], row[1] or 0)
     return {"rows": int(count), "fingerprint": f"{int(total) % 2**64:016x}"}
-
-
-def _escaped(path: str) -> str:
-    """Escape what Spark would read as a glob."""
-    return "".join(f"\\{letter}" if letter in "\\*?[]{}" else letter for letter in path)

@@ -23,6 +23,7 @@ LEVELS = [
     {"scoring", "evaluation", "monitoring", "runs"},
     {"training"},
     {"run_report"},
+    {"report_photos"},
     {"transfer", "tuning"},
     {"tabular"},
     {"cli"},
