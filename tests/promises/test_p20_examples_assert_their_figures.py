@@ -155,7 +155,7 @@ def test_the_convolutional_example_asserts_what_it_gets_right_on_the_test_files(
     first_digits(data_dir, tmp_path, 1600, 500)
     monkeypatch.setattr(module, "session", SimpleNamespace(start=lambda _: spark))
     monkeypatch.setattr(type(spark), "stop", lambda self: None)
-    monkeypatch.setattr(module, "CONFIG", module.CONFIG.replace(epochs=2))
+    monkeypatch.setitem(module.SETTINGS, "epochs", 2)
     with pytest.raises(AssertionError, match=r"expected at least 0\.992"):
         module.main(str(tmp_path))
     assert "500 digits: accuracy 0.8" in capsys.readouterr().out
