@@ -52,13 +52,13 @@ def test_inputs_without_a_draw_are_those_of_scoring_bit_for_bit(channels: str) -
     assert np.array_equal(reader.batch(raw, keys, None).numpy(), scored)
 
 
-def test_augmentation_depends_on_the_rows_key_the_epoch_and_the_seed_alone() -> None:
+def test_augmentation_depends_on_the_rows_key_the_step_and_the_seed_alone() -> None:
     reader = ImageReader(Preprocessing((32, 32), augmentation=ALL))
     raw, keys = kept(reader)
     whole = reader.batch(raw, keys, DRAW).numpy()
-    turned = reader.batch(raw[::-1].copy(), keys[::-1].copy(), Draw(0, 1, replica=0, step=9)).numpy()
+    turned = reader.batch(raw[::-1].copy(), keys[::-1].copy(), Draw(0, 1, replica=0, step=3)).numpy()
     assert np.array_equal(turned[::-1], whole)
-    for other in (Draw(1, 1, 2, 3), Draw(0, 2, 2, 3)):
+    for other in (Draw(1, 1, 2, 3), Draw(0, 1, 2, 4)):
         assert not np.array_equal(reader.batch(raw, keys, other).numpy(), whole)
     assert not np.array_equal(reader.batch(raw, keys + 1, DRAW).numpy()[0], whole[0])
 

@@ -42,9 +42,10 @@ class Draw:
 
     Attributes:
         seed: Of the training.
-        epoch: From 1. With the row's key and the seed: what concerns one row.
+        epoch: From 1.
         replica: With the step and the seed: what mixes rows of a batch.
-        step: Counted over all epochs, from 1.
+        step: Counted over all epochs, from 1. With the row's key and the seed: what concerns one row, also where one
+            comes several times an epoch (balanced sampling).
     """
 
     seed: int
@@ -163,7 +164,7 @@ NUMBERS = NumberReader()
 class ImageReader(Reader):
     """Photos: decoded, resized and cropped once as scoring does it, and kept as 8 bit pixels.
 
-    Augmentation acts on these pixels, drawn from the photo's content, the epoch and the seed; mixup's pairs from
+    Augmentation acts on these pixels, drawn from the photo's content, the step and the seed; mixup's pairs from
     replica, step and seed.
 
     Args:
@@ -192,7 +193,7 @@ class ImageReader(Reader):
         inputs = np.empty((len(raw), *self.preprocessing.shape), np.float32)
         for pixels, key, out in zip(raw, keys.view(np.uint64).tolist(), inputs, strict=True):
             if draw is not None and augmentation is not None and augmentation.changes_photos:
-                pixels = augmentation.apply(pixels, _generator(draw.seed, draw.epoch, key))
+                pixels = augmentation.apply(pixels, _generator(draw.seed, draw.step, key))
             self.preprocessing.normalise(pixels, out)
         mixed = None if draw is None else self.mixing(len(raw), draw)
         if mixed is not None:
