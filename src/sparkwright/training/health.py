@@ -190,7 +190,9 @@ def advice(first_loss: float, loss: float, epoch: int, ratio: float, rate: float
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the length of some tensors as one vector."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.detach().float()) for t in tensors]))
+    lengths = torch.stack([torch.linalg.vector_norm(tensor.detach().float()) for tensor in tensors])
+    length: Tensor = torch.linalg.vector_norm(lengths)
+    return length
 
 
 def _dead_share(output: Tensor, unit: str) -> Tensor | None:
