@@ -28,8 +28,13 @@ WIDE: dict[str, Any] = {
 }
 
 
+def draws() -> np.random.Generator:
+    """Return a generator that does not depend on which tests have run."""
+    return np.random.default_rng(1)
+
+
 def test_two_classes_are_learnt_with_one_output() -> None:
-    table = TABLE.assign(label=np.where(X[:, 0] + 0.5 * RNG.normal(size=400) > 0, "yes", "no"))
+    table = TABLE.assign(label=np.where(X[:, 0] + 0.5 * draws().normal(size=400) > 0, "yes", "no"))
     model = MLPClassifier(**WIDE, loss="binary_cross_entropy").fit(table)
     kept = model.getModel()
     assert kept.head is not None
@@ -70,7 +75,7 @@ def test_focal_loss_learns_too() -> None:
 
 
 def test_quantiles_cover_the_share_of_rows_that_they_name() -> None:
-    target = 100 + 10 * X[:, 0] + 5 * RNG.normal(size=400)
+    target = 100 + 10 * X[:, 0] + 5 * draws().normal(size=400)
     table = TABLE.assign(label=target)
     params = {**WIDE, "epochs": 60, "patience": 60}
     found = MLPRegressor(**params, loss="quantile", quantiles=[0.1, 0.5, 0.9]).fit(table).transform(table)
@@ -80,7 +85,7 @@ def test_quantiles_cover_the_share_of_rows_that_they_name() -> None:
 
 
 def test_counts_are_predicted_as_scikit_learn_does() -> None:
-    counts = RNG.poisson(np.exp(1 + 0.5 * X[:, 0]))
+    counts = draws().poisson(np.exp(1 + 0.5 * X[:, 0]))
     table = TABLE.assign(label=counts)
     found = MLPRegressor(**WIDE, loss="poisson").fit(table).transform(table)["prediction"]
     expected = PoissonRegressor(alpha=0).fit(X[:300], counts[:300]).predict(X)
@@ -105,7 +110,7 @@ def test_a_loss_of_ones_own_trains_by_its_name() -> None:
 
 
 def test_a_training_goes_on_from_a_model_of_counts_where_that_ended() -> None:
-    table = TABLE.assign(label=RNG.poisson(np.exp(1 + 0.5 * X[:, 0])))
+    table = TABLE.assign(label=draws().poisson(np.exp(1 + 0.5 * X[:, 0])))
     first = MLPRegressor(**WIDE, loss="poisson").fit(table)
     params = {**WIDE, "learningRate": 1e-6, "epochs": 1}
     second = MLPRegressor(**params, loss="poisson", initialModel=first).fit(table)
@@ -188,7 +193,7 @@ def test_no_label_at_all_cannot_be_learnt() -> None:
 
 
 def test_probabilities_of_labels_are_calibrated() -> None:
-    noisy = HAS ^ (RNG.random(HAS.shape) < 0.2)
+    noisy = HAS ^ (draws().random(HAS.shape) < 0.2)
     tags = [[name for name, has in zip("abc", row, strict=True) if has] for row in noisy]
     config = TrainingConfig(task="multilabel", hidden=(64,), dropout=0.0, weight_decay=0.0, epochs=60, patience=None)
     fitted, plain = (
@@ -202,12 +207,12 @@ def test_probabilities_of_labels_are_calibrated() -> None:
     def loss(logits: np.ndarray) -> float:
         return float(metrics.log_loss(noisy[300:].ravel(), 1 / (1 + np.exp(-logits[300:].ravel().astype(float)))))
 
-    assert loss(raw / fitted.temperature) <= min(loss(raw), loss(raw / 2), loss(raw * 2))
+    assert loss(raw / fitted.temperature) <= 1.001 * min(loss(raw), loss(raw / 2), loss(raw * 2))
 
 
 # --- rare classes -----------------------------------------------------------------------------------------------------
 
-RARE = np.where(X[:, 0] + 0.7 * RNG.normal(size=400) > 1.7, "fraud", "fine")
+RARE = np.where(X[:, 0] + 0.7 * draws().normal(size=400) > 1.7, "fraud", "fine")
 RARE[:5] = RARE[300:305] = "fraud"
 
 
@@ -277,7 +282,8 @@ def test_what_was_interrupted_ends_with_the_same_bits(settings: dict[str, Any], 
 
     def stop(event: Event) -> None:
         told = {"selection": isinstance(event, EpochEnded), "refit": isinstance(event, Progress)}
-        if told[moment] and getattr(event, "epoch", getattr(event, "done", 0)) == 2:
+        epoch = {"selection": 2, "refit": 1}[moment]  # the refit may have one alone
+        if told[moment] and getattr(event, "epoch", getattr(event, "done", 0)) == epoch:
             raise StoppedError
 
     run: dict[str, Any] = {"run": str(tmp_path / "run"), "checkpoint_s": 0}
