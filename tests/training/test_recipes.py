@@ -38,6 +38,7 @@ RECIPES = [
     ),
     {"weight_average": "ema", "strategy": "outer", "pull": 0.5},
     {"weight_average": "ema", "compression": "float16"},
+    {"weight_average": "ema", "on_not_finite": "retry"},
     {"weight_average": "swa", "strategy": "all_reduce", "compression": "int8"},
 ]
 
