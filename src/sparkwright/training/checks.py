@@ -168,8 +168,8 @@ def _rate_problems(config: "TrainingConfig") -> list[str]:
         problems.append(f"`drop_at` must be shares of the epochs between 0 and 1, not {shares!r}.")
     if config.rate_table is not None:
         try:
-            table = rate_pairs(config.rate_table)
-            right = table[0][0] == 0 and all(math.isfinite(when) and 0 <= rate < math.inf for when, rate in table)
+            rows = rate_pairs(config.rate_table)
+            right = rows[0][0] == 0 and all(math.isfinite(when) and 0 <= rate < math.inf for when, rate in rows)
         except (TypeError, ValueError, IndexError):
             right = False
         if not right:
