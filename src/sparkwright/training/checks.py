@@ -149,11 +149,13 @@ def _combinations(config: "TrainingConfig") -> list[str]:
 def _rate_problems(config: "TrainingConfig") -> list[str]:
     """Return what is wrong with the rates of layers and over time."""
     problems = []
-    table = config.unfreeze
-    if table is not None and not (isinstance(table, Mapping) and all(map(_is_epoch, table)) and "1" in map(str, table)):
+    begins = config.unfreeze
+    if begins is not None and not (
+        isinstance(begins, Mapping) and all(map(_is_epoch, begins)) and "1" in map(str, begins)
+    ):
         problems.append(
             "`unfreeze` must map epochs, the first of which is 1, to layers, such as "
-            f"{{1: 'head', 3: 'block5'}}, not {table!r}."
+            f"{{1: 'head', 3: 'block5'}}, not {begins!r}."
         )
     rates = config.layer_rates
     if not (rates is None or (isinstance(rates, Mapping) and all(is_number(f) and f > 0 for f in rates.values()))):

@@ -301,7 +301,7 @@ class MLPClassifier(TrainingEstimator):
     """
 
     task = "classification"
-    model_class = MLPClassificationModel
+    model_class: ClassVar[type[TrainedModel]] = MLPClassificationModel
     fields: ClassVar[dict[str, str]] = {
         **SHARED,
         "focalGamma": "focal_gamma",
@@ -334,7 +334,7 @@ class MLPRegressor(TrainingEstimator):
     """
 
     task = "regression"
-    model_class = MLPRegressionModel
+    model_class: ClassVar[type[TrainedModel]] = MLPRegressionModel
     fields: ClassVar[dict[str, str]] = {**SHARED, "huberDelta": "huber_delta", "quantiles": "quantiles"}
 
     huberDelta = param("huberDelta", "where the Huber loss becomes absolute, in deviations", TypeConverters.toFloat)

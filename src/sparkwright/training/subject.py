@@ -301,7 +301,7 @@ class WholeNetwork(Subject):
             child = self._joined(head).parts[-1].child
             own = {name.removeprefix(f"{child}."): v for name, v in weights.items() if name.startswith(f"{child}.")}
             if self.new_head:
-                head = self._head(config, len(own["output.bias"]))
+                head = build_head(config.replace(standardise=False), head.input_shape[0], len(own["output.bias"]))
             own = head.weights() | own  # which lack counters of batches: these stay as they were
             head = replace(head, frozen=_below(self.frozen, child)).with_weights(own).with_classes(classes or None)
         known = self.body.weights()

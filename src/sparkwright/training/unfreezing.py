@@ -34,7 +34,7 @@ def first_epochs(module: nn.Module, table: Mapping[int, str] | None) -> dict[str
     for epoch, name in sorted(table.items(), reverse=True):
         for path in paths[_place(name, paths) :]:
             begins[path] = epoch
-    frozen = getattr(module, "frozen", frozenset())
+    frozen: frozenset[str] = getattr(module, "frozen", frozenset())
     return {
         path: begins[path]
         for path, layer in module.named_modules()
