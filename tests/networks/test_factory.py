@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -146,6 +148,19 @@ def test_several_inputs_are_one_vector_and_one_output_is_chosen() -> None:
     assert factory.inputs_of(gated()) == {}
     session = ort.InferenceSession(network.to_onnx(), providers=["CPUExecutionProvider"])
     assert np.allclose(session.run(["output"], {"input": rows(19)})[0], expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("output", "wrapped"),
+    [(1, lambda x: (None, x)), ("logits", lambda x: {"logits": x}), ("logits", lambda x: SimpleNamespace(logits=x))],
+)
+def test_the_output_is_a_key_an_attribute_or_an_index(output: str | int, wrapped: Callable[[object], object]) -> None:
+    class Several(nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            return wrapped(x)
+
+    x = torch.from_numpy(rows())
+    assert torch.equal(factory.Adapted(Several(), {}, output)(x), x)
 
 
 def test_an_output_that_must_be_chosen_is_asked_for() -> None:

@@ -124,7 +124,11 @@ def test_dead_units_are_warned_of_once_after_two_looks() -> None:
     dead, still = steps(module, 4).warnings
     assert "units are dead" in dead
     assert "in `fc`. Lower `learningRate`" in dead
-    assert "Not learning: `conv`, `fc`, `output`" in still or "Not learning: `conv`, `fc`" in still
+    assert "Not learning: `conv`, `fc`, `output`, because no gradient comes through." in still
+
+
+def test_a_layer_that_moves_slowly_though_its_gradient_is_there_is_no_warning() -> None:
+    assert steps(network(), 4, rate=1e-2 * 0.2).warnings == []
 
 
 def test_small_updates_at_the_schedules_end_are_no_warning() -> None:

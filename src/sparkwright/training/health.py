@@ -30,7 +30,7 @@ _SAME = 1e-6  # what a unit's outputs may differ by and still count as the same
 _ENOUGH = 16  # outputs of a unit, below which it is too early to call it dead
 
 _DEAD = 0.9  # share of a layer's units that is worth a warning
-_STILL = 1e-7  # update ratio of a layer that does not learn
+_STILL = 1e-10  # gradient norm of a layer that does not learn
 _HIGH, _LOW = 1e-2, 1e-5  # update ratios that may be why a training does not get on
 _STUCK = 0.95  # of the first epoch's loss: above it a training does not get on
 _EPOCHS = 3  # before that is judged
@@ -143,7 +143,7 @@ class Health:
             return
         self._ratio = statistics.median(layer["update_ratio"] for layer in layers)
         found = {(layer["name"], "dead") for layer in layers if (layer["dead"] or 0) > _DEAD}
-        found |= {(layer["name"], "still") for layer in layers if layer["update_ratio"] < _STILL}
+        found |= {(layer["name"], "still") for layer in layers if layer["gradient_norm"] < _STILL}
         new = (found & self._suspected) - self._warned
         self._suspected = found
         self._warned |= new
@@ -161,8 +161,8 @@ _WORDS = {
         "`learningRate`, lengthen `warmup`, or take another activation (leaky_relu, gelu) or BatchNorm before it."
     ),
     "still": (
-        "Not learning: {layers}. A step changes hardly anything there, because no gradient comes through: look for "
-        "dead units behind it, and whether the output depends on it at all."
+        "Not learning: {layers}, because no gradient comes through. Look for dead units behind it, and whether the "
+        "output depends on it at all."
     ),
 }
 
