@@ -12,18 +12,7 @@ import sys
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from sparkwright import (
-    Model,
-    ModelTransformer,
-    TextPreprocessing,
-    TrainingConfig,
-    evaluate,
-    load_network,
-    session,
-    split,
-    train,
-)
-from sparkwright.training.subject import WholeNetwork
+from sparkwright import NetworkClassifier, TextPreprocessing, evaluate, load_network, session, split
 
 EXPECTED = 0.75  # a CNN with random vectors reaches 0.761 (Kim 2014)
 
@@ -42,20 +31,25 @@ def main(folder: str) -> None:
     rows = split(read(spark, folder), (0.8, 0.1, 0.1), key="text")
     preprocessing = TextPreprocessing.fit(rows, "text", split="split", max_length=100)
     network = load_network(
-        "lstm",
-        weights="random",
-        preprocessing=preprocessing,
-        hidden=[48],
-        pooling="max",
-        dropout=0.5,
-        word_dropout=0.3,
+        "lstm", weights="random", preprocessing=preprocessing, hidden=[48], pooling="max", dropout=0.5, word_dropout=0.3
     )
-    config = TrainingConfig(epochs=4, batch_size=64, learning_rate=0.003, replicas=2, strategy="all_reduce", refit=True)
-    result = train(rows, config, features="text", split="split", subject=WholeNetwork.of(network))
-    model = Model(result.network, result.head, "classification", result.classes)
-    print(f"{len(preprocessing.vocabulary):,} words; validation: {result.validation}")
-    test = ModelTransformer(model=model, inputCol="text").transform(rows.where("split = 'test'"))
-    found = evaluate(test, result.classes)
+    classifier = NetworkClassifier(
+        network=network,
+        featuresCol="text",
+        splitCol="split",
+        dropout=0.5,
+        epochs=4,
+        batchSize=64,
+        learningRate=0.003,
+        weightDecay=1.0,
+        warmup=0,
+        strategy="all_reduce",
+        refit=True,
+    )
+    model = classifier.fit(rows)
+    print(f"{len(preprocessing.vocabulary):,} words; validation: {model.getModel().metrics['validation']}")
+    test = model.transform(rows.where("split = 'test'"))
+    found = evaluate(test, model.getModel().classes)
     low, high = found["accuracy_interval"]
     print(f"{found['rows']} sentences: accuracy {found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
     assert found["errors"] == found["unlabelled"] == 0, "expected an answer for every row"

@@ -13,18 +13,7 @@ import sys
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from sparkwright import (
-    AudioPreprocessing,
-    Evaluation,
-    Model,
-    ModelTransformer,
-    TrainingConfig,
-    evaluate,
-    load_network,
-    session,
-    train,
-)
-from sparkwright.training.subject import WholeNetwork
+from sparkwright import AudioPreprocessing, Evaluation, NetworkClassifier, evaluate, load_network, session
 
 EXPECTED = 0.95
 PREPROCESSING = AudioPreprocessing(sample_rate=8000, bands=40, max_length=300)
@@ -39,12 +28,20 @@ def read(spark: SparkSession, folder: str) -> DataFrame:
 
 def tested(rows: DataFrame) -> Evaluation:
     """Train on the rows' sides, and evaluate on those that test."""
-    network = load_network("audio_cnn", weights="random", preprocessing=PREPROCESSING, outputs=10, widths=(32, 64, 64))
-    config = TrainingConfig(epochs=20, batch_size=32, learning_rate=0.002, replicas=2, strategy="all_reduce")
-    result = train(rows, config, features="content", split="split", subject=WholeNetwork.of(network))
-    model = Model(result.network, result.head, "classification", result.classes)
-    test = ModelTransformer(model=model).transform(rows.where("split = 'test'"))
-    found = evaluate(test, result.classes)
+    network = load_network("audio_cnn", weights="random", preprocessing=PREPROCESSING, widths=(32, 64, 64))
+    classifier = NetworkClassifier(
+        network=network,
+        splitCol="split",
+        dropout=0.5,
+        epochs=20,
+        batchSize=32,
+        learningRate=0.002,
+        weightDecay=1.0,
+        warmup=0,
+        strategy="all_reduce",
+    )
+    model = classifier.fit(rows)
+    found = evaluate(model.transform(rows.where("split = 'test'")), model.getModel().classes)
     assert found["errors"] == found["unlabelled"] == 0, "expected an answer for every row"
     return found
 

@@ -65,17 +65,27 @@ def test_sentences_that_test_are_not_among_those_that_train(started, monkeypatch
         (tmp_path / f"rt-polarity.{kind}").write_text("\n".join([*lines, lines[0], ""]))
     module, trained = load("sentences"), []
 
-    def train(rows, config, **options):
-        trained.append(rows.select("text", "split").collect())
-        network = options["subject"].body
-        return SimpleNamespace(network=network.with_classes(["neg", "pos"]), head=None, classes=("neg", "pos"),
-                               validation={})  # fmt: skip
+    class Classifier:
+        """Keeps what it is to train on; scores nothing."""
+
+        def __init__(self, **params):
+            self.split = params["splitCol"]
+
+        def fit(self, rows):
+            trained.append(rows.select("text", self.split).collect())
+            return self
+
+        def transform(self, rows):
+            return rows
+
+        def getModel(self):
+            return SimpleNamespace(metrics={"validation": {}}, classes=("neg", "pos"))
 
     def evaluate(rows, classes):
         trained.append(rows.select("text").collect())
         return found(module.EXPECTED - 0.001)
 
-    for name, thing in (("session", started), ("train", train), ("evaluate", evaluate)):
+    for name, thing in (("session", started), ("NetworkClassifier", Classifier), ("evaluate", evaluate)):
         monkeypatch.setattr(module, name, thing)
     with pytest.raises(AssertionError, match=r"expected at least 0\.75"):
         module.main(str(tmp_path))
