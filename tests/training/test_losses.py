@@ -13,10 +13,13 @@ from sklearn.linear_model import LogisticRegression, PoissonRegressor
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.events import EpochEnded, Event, Progress
 from sparkwright.models import Model
+from sparkwright.networks.mlp import mlp
+from sparkwright.scoring.labels import to_probabilities
 from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.arrays import fit_arrays, fit_table
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators import MLPClassifier, MLPRegressor
+from sparkwright.training.network_estimators import NetworkClassifier
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 3))
@@ -257,6 +260,29 @@ def test_labels_that_only_validation_rows_have_are_told(caplog: pytest.LogCaptur
     label[350] = "new"
     MLPClassifier(**WIDE).fit(TABLE.assign(label=label))
     assert "1 validation row has a label that no training row has (new), so the model cannot learn it" in caplog.text
+
+
+# --- whole networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "outputs"),
+    [
+        ({"labelCol": "tags", "thresholdMetric": "f1"}, 3),
+        ({"labelCol": "kind", "loss": "binary_cross_entropy", "sampling": "balanced"}, 1),
+        ({"labelCol": "grade", "loss": "ordinal"}, 2),
+    ],
+)
+def test_a_whole_network_takes_labels_and_losses_as_a_head_does(params: dict[str, Any], outputs: int) -> None:
+    table = {"x": X.astype(np.float32), "tags": TAGS, "kind": RARE, "grade": np.digitize(X[:, 0], [-0.5, 0.5])}
+    settings = {"featuresCol": "x", "epochs": 10, "learningRate": 0.02, "validationFraction": 0.25, "weightDecay": 0.0}
+    model = NetworkClassifier(network=mlp(3, 8, hidden=[16], seed=1), **settings, **params).fit(table)
+    kept, found = model.getModel(), model.transform(table)
+    assert kept.full.output_shape == (outputs,)
+    p = to_probabilities(kept.full.forward(table["x"]), str(kept.link), len(kept.classes))
+    np.testing.assert_allclose(np.stack(found["probabilities"]), p, rtol=1e-4, atol=1e-6)
+    pairs = zip(found["prediction"], table[params["labelCol"]], strict=True)
+    assert np.mean([list(a) == b if isinstance(b, list) else a == b for a, b in pairs]) > 0.6
 
 
 # --- interrupted ------------------------------------------------------------------------------------------------------

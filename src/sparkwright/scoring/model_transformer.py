@@ -303,16 +303,18 @@ class ModelTransformer(ScoringStage):
         files = self.files()
         photos = holds_photos(field) or _takes_series(field, files.manifest)
         self._check_input(field, files.manifest, photos)
+        # Numbers are what a network takes that takes no photos, unless the column says that a network has made them.
+        numbers = files.manifest["preprocessing"] is None and FeatureKey.of_column(field) is None
         wanted = self.getOutputs()
         if wanted is None:
             parts = (files.manifest["network"], files.manifest["head"])
-            graph = Graph.of_model(files) if photos or None in parts else self._head_graph()
+            graph = Graph.of_model(files) if photos or numbers or None in parts else self._head_graph()
             outputs = [self._output(files.manifest)]
         else:
             self._check_columns()
             model, whole = self._rebuilt()
             graph, outputs = several_outputs(
-                whole if photos or model.head is None else model.head,
+                whole if photos or numbers or model.head is None else model.head,
                 wanted,
                 task=model.task,
                 classes=model.classes,
