@@ -170,6 +170,14 @@ def test_labels_that_the_network_has_no_outputs_for_are_refused() -> None:
         fit(WholeNetwork.of(network), photos())
 
 
+def test_a_regression_without_a_linear_layer_at_its_end_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    table = {"x": rng.normal(size=(20, 256)), "y": rng.normal(size=20)}
+    network = load_network("small_cnn", weights="random", input_shape=(1, 16, 16), outputs=1, features=1).cut("fc1")
+    with pytest.raises(InputError, match="it must be linear, have a bias, and train; `fc1` of `small_cnn` is not so"):
+        fit_table(table, config(task="regression"), features="x", label="y", subject=WholeNetwork.of(network))
+
+
 def test_rows_of_numbers_train_a_network_that_takes_their_shape() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 256)).astype(np.float32)

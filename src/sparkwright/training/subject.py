@@ -282,11 +282,19 @@ class WholeNetwork(Subject):
                 f"{task.outputs}. Give it a new head."
             )
         module = whole.to_module()
+        output = self.output(module)
+        if config.task == "regression" and (output is None or output.bias is None):
+            raise InputError(
+                "A regression puts the targets' units into the last layer: it must be linear, have a bias, and train; "
+                f"`{whole.layer}` of `{self.body.name}` is not so. Give it a new head."
+            )
         if self.goes_on:
-            task.begin(self.output(module))  # type: ignore[arg-type]
+            task.begin(output)  # type: ignore[arg-type]
         return module
 
     def output(self, module: nn.Module) -> nn.Module | None:
+        if self.body.is_foreign and self.head is None and not self.new_head:
+            return None  # nobody knows in which order its layers compute
         for layer in reversed([layer for layer in module.modules() if not list(layer.children())]):
             if not isinstance(layer, _SHAPING):
                 there = isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad
