@@ -137,6 +137,15 @@ def test_layers_have_a_table_and_a_line_each_and_steps_told_again_count_once():
     assert "<fc> 0.0015 0.25 0.25" in shown.text
 
 
+def test_layers_that_begin_to_train_later_are_among_those_shown():
+    first = LayersMeasured("selection", 1, 200, [{"name": "fc", "update_ratio": 0.1, "gradient_norm": 1.0}])
+    layers = [{"name": name, "update_ratio": 0.3, "gradient_norm": 2.0} for name in ("conv", "fc")]
+    events = [Stamped(event, "", 0.0) for event in (first, LayersMeasured("selection", 2, 400, layers))]
+    page = Page(write_report(RunRecord("t", events=events))).text
+    assert "conv 0.3 2 2" in page
+    assert "fc 0.2 1 2" in page
+
+
 def test_confusion_is_a_table_for_few_classes_and_a_picture_for_many(pages):
     for count, is_table in {2: True, 21: True, 100: False, 1000: False}.items():
         assert ('class="heat' in pages[count]) is is_table

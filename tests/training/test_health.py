@@ -104,6 +104,21 @@ def test_frozen_layers_are_left_out() -> None:
     assert [layer["name"] for layer in steps(module, 1).looks[0].layers] == ["fc", "output"]
 
 
+def test_layers_that_begin_to_train_later_are_measured_from_then_on() -> None:
+    module, told = network(), Told()
+    health = Health(module, 1, 0.01, "selection", told)
+    for step, trains in ((1, False), (2, False), (3, True)):
+        module.conv.requires_grad_(trains)
+        module.zero_grad()
+        with health.forward(step):
+            output = module(torch.randn(32, 1, 8, 8))
+        output.square().mean().backward()
+        with health.update(0.01, step, 1), torch.no_grad():
+            module.output.weight.mul_(0.99)
+    assert [look.layers[0]["name"] for look in told.looks] == ["fc", "fc", "conv"]
+    assert told.warnings == []
+
+
 def test_recurrent_layers_are_measured_without_dead_units() -> None:
     class Last(nn.Module):
         def forward(self, outputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

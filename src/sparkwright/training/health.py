@@ -55,15 +55,18 @@ class Health:
 
     def __init__(self, module: nn.Module, every: int, rate: float, phase: str, emit: Emit) -> None:
         self._module, self._every, self._rate, self._phase, self._emit = module, every, rate, phase, emit
-        self._layers = {
-            name: weights
-            for name, layer in module.named_modules()
-            if (weights := [p for p in layer.parameters(recurse=False) if p.requires_grad and p.dim() >= 2])
-        }
         self._seen: dict[str, dict[str, Tensor]] = {}  # what the forward pass has shown of each layer
         self._suspected: set[tuple[str, str]] = set()  # layer and what is wrong, at the last look
         self._warned: set[tuple[str, str]] = set()
         self._ratio = 0.0  # median of the last look's
+
+    def _layers(self) -> dict[str, list[nn.Parameter]]:
+        """Return the weights of each layer that trains now; more may later."""
+        return {
+            name: weights
+            for name, layer in self._module.named_modules()
+            if (weights := [p for p in layer.parameters(recurse=False) if p.requires_grad and p.dim() >= 2])
+        }
 
     def _due(self, step: int) -> bool:
         return step % self._every == 0
@@ -101,9 +104,9 @@ class Health:
             if last and "dead" not in self._seen[last[0]] and (dead := _dead_share(output, last[1])) is not None:
                 self._seen[last[0]]["dead"] = dead
 
-        hooks = []
+        hooks, watched = [], self._layers()
         for name, layer in self._module.named_modules():
-            if name in self._layers:
+            if name in watched:
                 hooks.append(layer.register_forward_hook(met(name)))
             elif isinstance(layer, _ACTIVATIONS):
                 hooks.append(layer.register_forward_hook(activated))
@@ -115,13 +118,15 @@ class Health:
 
     @contextlib.contextmanager
     def _comparing(self, rate: float, step: int, epoch: int) -> Iterator[None]:
-        before = {name: [p.detach().clone() for p in weights] for name, weights in self._layers.items()}
+        watched = self._layers()
+        before = {name: [p.detach().clone() for p in weights] for name, weights in watched.items()}
         gradients = {
-            name: _norm([p.grad for p in weights if p.grad is not None]) for name, weights in self._layers.items()
+            name: _norm([p.grad if p.grad is not None else torch.zeros(1) for p in weights])
+            for name, weights in watched.items()
         }
         yield
         layers: list[Layer] = []
-        for name, weights in self._layers.items():
+        for name, weights in watched.items():
             change = _norm([new.detach() - old for new, old in zip(weights, before[name], strict=True)])
             seen = {what: float(value) for what, value in self._seen.get(name, {}).items()}
             layers.append(

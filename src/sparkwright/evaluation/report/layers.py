@@ -1,5 +1,6 @@
 """The section on how the layers of a training learn."""
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -31,7 +32,7 @@ def layers_section(events: Sequence[Stamped]) -> str:
 
 def _ratio_figure(looks: dict[int, LayersMeasured]) -> str:
     steps = list(looks)
-    names = [layer["name"] for layer in looks[steps[0]].layers]
+    names = dict.fromkeys(layer["name"] for look in looks.values() for layer in look.layers)
     ratios = {name: [_of(look, name, "update_ratio") for look in looks.values()] for name in names}
     lines = [Series(name, "replica", steps, values) for name, values in ratios.items()]
     middle = [statistics.median(layer["update_ratio"] for layer in look.layers) for look in looks.values()]
@@ -60,13 +61,15 @@ def _table(looks: Sequence[LayersMeasured]) -> str:
     rows = []
     for layer in looks[-1].layers:
         name = layer["name"]
-        ratio = statistics.median(_of(look, name, "update_ratio") for look in looks)
+        ratios = [_of(look, name, "update_ratio") for look in looks]  # NaN before the layer began to train
+        ratio = statistics.median(ratio for ratio in ratios if not math.isnan(ratio))
+        first = next(look for look, ratio in zip(looks, ratios, strict=True) if not math.isnan(ratio))
         dead, spread = layer.get("dead"), layer.get("spread")
         rows.append(
             [
                 name or "the network",
                 f"{ratio:.2g}",
-                f"{_of(looks[0], name, 'gradient_norm'):.2g}",
+                f"{_of(first, name, 'gradient_norm'):.2g}",
                 f"{layer['gradient_norm']:.2g}",
                 "" if spread is None else f"{spread:.2g}",
                 "" if dead is None else Cell(percent(dead), bar=dead),
