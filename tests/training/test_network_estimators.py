@@ -10,6 +10,7 @@ from PIL import Image
 
 from sparkwright.errors import InputError
 from sparkwright.models import Model
+from sparkwright.networks.augmentation import PRESETS, Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.config import FINETUNING
@@ -92,3 +93,15 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(photos: pa.Table, par
 def test_an_estimator_is_saved_with_the_name_of_its_network(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="saved with the name or the path of its `network`, not with the network"):
         NetworkClassifier(network=small_cnn()).save(str(tmp_path / "estimator"))
+
+
+def test_photos_are_augmented_as_the_param_says_from_a_network_and_from_a_model(photos: pa.Table) -> None:
+    flips = {"flip_horizontal": 0.5, "mixup": 0.2}
+    model = NetworkClassifier(network=small_cnn(), augmentation=flips, **QUICK).fit(photos).getModel()
+    assert model.full.preprocessing.augmentation == Augmentation(**flips)
+    plain = NetworkClassifier(network=small_cnn(), **QUICK).fit(photos).getModel()
+    assert not np.array_equal(model.head.weights()["output.weight"], plain.head.weights()["output.weight"])
+    again = NetworkClassifier(initialModel=plain, augmentation="aerial", **QUICK).fit(photos).getModel()
+    assert again.full.preprocessing.augmentation == PRESETS["aerial"]
+    with pytest.raises(InputError, match=r"There is no augmentation 'arial'.* Did you mean `aerial`"):
+        NetworkClassifier(augmentation="arial")

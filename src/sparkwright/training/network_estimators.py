@@ -9,6 +9,7 @@ from pyspark.ml.util import MLWriter
 
 from sparkwright.errors import InputError
 from sparkwright.models import Model
+from sparkwright.networks.augmentation import as_augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.training.config import FINETUNING, TrainingConfig
@@ -30,6 +31,10 @@ def _layer_or_none(value: Any) -> str | None:
     return None if value is None else TypeConverters.toString(value)
 
 
+def _to_augmentation(value: Any) -> dict[str, Any] | None:
+    return None if value is None else as_augmentation(value).to_dict()
+
+
 class _NetworkEstimator(TrainingEstimator):
     """What classifier and regressor share."""
 
@@ -38,10 +43,11 @@ class _NetworkEstimator(TrainingEstimator):
     network = param("network", "network to train: a Network, its name or its path", _to_network)
     newHead = param("newHead", "whether it gets a new output layer", TypeConverters.toBoolean)
     trainFrom = param("trainFrom", "first layer that trains; all; None: as the network is frozen", _layer_or_none)
+    augmentation = param("augmentation", "what training photos go through; None: the network's own", _to_augmentation)
 
     def __init__(self, **params: Any) -> None:
         super().__init__()
-        self._setDefault(network=None, newHead=True, trainFrom=None, featuresCol="content")
+        self._setDefault(network=None, newHead=True, trainFrom=None, augmentation=None, featuresCol="content")
         self.setParams(**params)
 
     def write(self) -> MLWriter:
@@ -60,9 +66,15 @@ class _NetworkEstimator(TrainingEstimator):
                 + ("neither is set." if network is None else "both are set.")
             )
         train_from = self.getOrDefault(self.trainFrom)
+        augmentation = self.getOrDefault(self.augmentation)
         if initial is not None:
-            return WholeNetwork.of(Model.load(initial) if isinstance(initial, str) else initial, train_from=train_from)
+            model = Model.load(initial) if isinstance(initial, str) else initial
+            if augmentation is not None:
+                model = model.replace(network=(model.network or model.head).with_augmentation(augmentation))
+            return WholeNetwork.of(model, train_from=train_from)
         loaded = load_network(network) if isinstance(network, str) else network
+        if augmentation is not None:
+            loaded = loaded.with_augmentation(augmentation)
         return WholeNetwork.of(loaded, new_head=self.getOrDefault(self.newHead), train_from=train_from)
 
 
@@ -81,6 +93,8 @@ class NetworkClassifier(_NetworkEstimator, MLPClassifier):
             classifier. False: it has an output a class.
         trainFrom: The first layer that trains: all before it stay bit for bit as they are, with BatchNorm's statistics.
             ``"all"`` trains all, ``"head"`` a new head alone; None trains what the network does not say is frozen.
+        augmentation: What photos go through in training: the name of a preset or fields of an `Augmentation`. None:
+            what the network's preprocessing says.
         featuresCol: The column of rows: files' bytes, or their paths; text; or arrays of numbers.
         initialModel: Instead of `network`: a model, or where one was saved, to go on from with its head and classes.
 
