@@ -5,10 +5,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import pyarrow as pa
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.sql import DataFrame
 
-from sparkwright.data.local import is_local
+from sparkwright.data.local import column_names, is_local, to_arrow
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.events import Address
 from sparkwright.models import MANIFEST, Model, ModelFiles
@@ -19,6 +20,7 @@ from sparkwright.scoring.forward.devices import choose_device
 from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.frames import find_column, holds_photos, join_columns, numbers_width, score_frame
 from sparkwright.scoring.inputs.fetch import FetchLimits
+from sparkwright.scoring.inputs.sources import source_of
 from sparkwright.scoring.local import score_table
 from sparkwright.scoring.outputs import Output, make_output
 from sparkwright.scoring.several import several_outputs, to_outputs
@@ -58,7 +60,8 @@ class ModelTransformer(ScoringStage):
     """Adds a model's predictions: the label, its probability, all probabilities, the best labels.
 
     The input column decides what runs: photos go through the whole model, features (array or vector) through
-    its head alone. A row that cannot be scored keeps its place: predictions null, and the error column says why.
+    its head alone. Where the network itself takes numbers, they go through the whole, unless the column says that a
+    network has made them. A row that cannot be scored keeps its place: predictions null, and the error column says why.
 
     Args:
         model: A `Model`, or where one was saved (folder or zip, on any file system); or a `Network` with its
@@ -254,15 +257,14 @@ class ModelTransformer(ScoringStage):
 
     def _score_local(self, table: Any) -> Any:
         """Score a table that this process holds."""
-        from pyspark.sql.types import ArrayType, FloatType, StructField
-
         if not is_local(table):
             raise InputError(
                 f"transform takes a DataFrame of Spark or pandas, a table of Arrow, or a mapping from names to arrays; "
                 f"it got {type(table).__name__}."
             )
         columns = self.getInputCols() or [self.getInputCol()]
-        graph, outputs = self._plan(StructField(", ".join(columns), ArrayType(FloatType())))
+        field = _local_field(table, columns)
+        graph, outputs = self._plan(field)
         return score_table(
             table,
             columns,
@@ -272,6 +274,7 @@ class ModelTransformer(ScoringStage):
             drop_input=self.getDropInput(),
             max_error_rate=self.getMaxErrorRate(),
             failfast=self.getMode() == "failfast",
+            source=source_of(field, graph.preprocessing),
         )
 
     def _score(self, dataset: DataFrame, channel: Address | None, digest_column: str | None = None) -> DataFrame:
@@ -375,6 +378,20 @@ class ModelTransformer(ScoringStage):
     def set_from_files(self, files: Mapping[str, bytes]) -> None:
         manifest = json.loads(files[MANIFEST])
         self.setParams(model=ModelFiles(manifest, {name: data for name, data in files.items() if name != MANIFEST}))
+
+
+def _local_field(table: Any, columns: Sequence[str]) -> "StructField":
+    """Return the column of a table of this process as Spark would have it; several are arrays of numbers."""
+    from pyspark.sql.types import ArrayType, BinaryType, FloatType, StringType, StructField
+
+    kind = None
+    if len(columns) == 1 and columns[0] in column_names(table):
+        kind = to_arrow(table, columns).schema.field(0).type
+    if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return StructField(columns[0], StringType())
+    if kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return StructField(columns[0], BinaryType())
+    return StructField(", ".join(columns), ArrayType(FloatType()))
 
 
 def _takes_series(field: "StructField", manifest: Mapping[str, Any]) -> bool:
