@@ -33,7 +33,7 @@ from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import FINETUNING, TrainingConfig
-from sparkwright.training.head import EpochsAsProgress
+from sparkwright.training.fitting import EpochsAsProgress
 from sparkwright.training.subject import WholeNetwork
 
 if TYPE_CHECKING:

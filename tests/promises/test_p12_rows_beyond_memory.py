@@ -14,7 +14,7 @@ import numpy as np, psutil, pyarrow as pa
 from sparkwright.training.rows.columns import Columns
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.encoding import Encoding
-from sparkwright.training.head import train_head
+from sparkwright.training.fitting import train_rows
 from sparkwright.training.rows.population import examine
 from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.transports.in_process import InProcess
@@ -42,7 +42,7 @@ def grown(limit):
             most[0] = max(most[0], process.memory_info().rss)
     thread = threading.Thread(target=watch)
     thread.start()
-    train_head(config, examine(census, config, columns, "int"), files.load(range(2), WIDTH, limit), InProcess(2))
+    train_rows(config, examine(census, config, columns, "int"), files.load(range(2), WIDTH, limit), InProcess(2))
     over.set(), thread.join()
     return most[0] - before
 

@@ -18,7 +18,7 @@ from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.cluster.fit import train
 from sparkwright.training.compression import PLAIN, Codec
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.head import train_head
+from sparkwright.training.fitting import train_rows
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.sync_interval import SyncCost
@@ -62,7 +62,7 @@ def fit(
     x = rng.normal(size=(400, 5)).astype(np.float32)
     seen: list[Event] = []
     patch.setattr(arrays, "InProcess", lambda replicas: Simulated(replicas, step_s, sync_s))
-    patch.setattr(arrays, "train_head", lambda *given: train_head(*given[:5], checkpoints, *given[6:]))
+    patch.setattr(arrays, "train_rows", lambda *given: train_rows(*given[:5], checkpoints, *given[6:]))
     validation = (x[300:], x[300:, 0] > 0)
     result = fit_arrays(x[:300], x[:300, 0] > 0, config, validation=validation, emit=seen.append)
     return result, [event for event in seen if isinstance(event, SyncIntervalChosen)]

@@ -12,7 +12,7 @@ import pytest
 from sparkwright.errors import WorkerError
 from sparkwright.training.compression import PLAIN, make_codec
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.head import Outcome, train_head
+from sparkwright.training.fitting import Outcome, train_rows
 from sparkwright.training.rows.encoding import Columns, Encoding
 from sparkwright.training.rows.population import Population, examine
 from sparkwright.training.rows.store import Census, Rows, Store
@@ -64,7 +64,7 @@ class Cluster:
     def in_process(self) -> Outcome:
         transport = InProcess(self.config.replicas)
         rows, population = self.rows(transport.hosted)
-        return train_head(self.config, population, rows, transport)
+        return train_rows(self.config, population, rows, transport)
 
     def job(self, ranks: list[int] | None = None, *, dies: bool = False) -> Outcome | None:
         """Run one job; None if the training is not over, or if the job dies before its end."""
@@ -76,7 +76,7 @@ class Cluster:
             rows, population = self.rows(hosts[rank])
             transport = Rounds(rank, hosts, log)
             try:
-                outcome = train_head(
+                outcome = train_rows(
                     self.config, population, rows, transport, checkpoints=RoundCheckpoints(transport, log)
                 )
             except Suspended as suspended:

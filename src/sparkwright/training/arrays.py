@@ -20,7 +20,7 @@ from sparkwright.models import Model
 from sparkwright.runs import CHECKPOINTS
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.head import train_head
+from sparkwright.training.fitting import train_rows
 from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, check_columns, label_kind
@@ -182,7 +182,7 @@ def _fit(
     seconds = {"rows": time.perf_counter() - started}
     if store.census.problems:
         emit(Warned(f"{store.census.problems.total():,} rows could not be trained on and were left out."))
-    outcome = train_head(config, population, store.finish(population.width), transport, emit, checkpoints, subject)
+    outcome = train_rows(config, population, store.finish(population.width), transport, emit, checkpoints, subject)
     return TrainingResult.build(
         config,
         subject,

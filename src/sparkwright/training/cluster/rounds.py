@@ -18,7 +18,7 @@ from sparkwright.training.checkpoints import newest
 from sparkwright.training.cluster.placement import Placement
 from sparkwright.training.cluster.worker import RESULT, RESULT_DDL, TrainingJob, outcome_pieces, report_failure
 from sparkwright.training.compression import make_codec
-from sparkwright.training.head import train_head
+from sparkwright.training.fitting import train_rows
 from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.rows.population import Population, examine
 from sparkwright.training.subject import load_subject
@@ -171,7 +171,7 @@ class RoundJob:
                     sender.emit(event)
 
             try:
-                outcome = train_head(
+                outcome = train_rows(
                     job.config,
                     self.population,
                     rows,

@@ -16,7 +16,7 @@ from sparkwright.errors import SparkwrightError, StorageError, WorkerError
 from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, TrainingRefused, WorkerLost, ignore
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.head import Outcome, train_head
+from sparkwright.training.fitting import Outcome, train_rows
 from sparkwright.training.rows.columns import Columns, LabelKind
 from sparkwright.training.rows.encoding import ENCODED
 from sparkwright.training.rows.population import Invalid, Population, examine
@@ -89,7 +89,7 @@ class TrainingJob:
                     sender.emit(
                         StageEnded("rows", time.monotonic() - started, ready.rows.total(), ready.problems.total())
                     )
-                outcome = train_head(
+                outcome = train_rows(
                     self.config,
                     population,
                     store.finish(population.width),

@@ -37,7 +37,7 @@ from sparkwright.training.tasks import class_factors, make_factors, make_task
 from sparkwright.training.thresholds import find_thresholds
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["EpochsAsProgress", "Outcome", "train_head"]
+__all__ = ["EpochsAsProgress", "Outcome", "train_rows"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Selection:
         return Selection(notes["best_epoch"], history, notes["temperature"], notes["sync_every"], thresholds)
 
 
-def train_head(
+def train_rows(
     config: TrainingConfig,
     population: Population,
     rows: Mapping[int, Rows],
