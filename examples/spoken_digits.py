@@ -15,7 +15,7 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from sparkwright import AudioPreprocessing, Evaluation, NetworkClassifier, evaluate, load_network, session
 
-EXPECTED = 0.95
+EXPECTED = 0.95  # it was 0.993, and for unknown speakers 0.750, 0.730 and 0.805
 PREPROCESSING = AudioPreprocessing(sample_rate=8000, bands=40, max_length=300)
 
 
@@ -36,7 +36,6 @@ def tested(rows: DataFrame) -> Evaluation:
         epochs=20,
         batchSize=32,
         learningRate=0.002,
-        weightDecay=1.0,
         warmup=0,
         strategy="all_reduce",
     )

@@ -93,6 +93,20 @@ def test_a_network_learns_texts(name: str) -> None:
     assert [answer.label for answer in answers] == ["good", "bad"]
 
 
+def test_a_model_of_texts_scores_tables_of_this_process() -> None:
+    network = load_network(
+        "gru", weights="random", preprocessing=TEXT, classes=["bad", "good"], embedding=8, hidden=(4,)
+    )
+    texts = ["so good", "", None, "it bad"]
+    scored = ModelTransformer(model=network, inputCol="text", maxErrorRate=1.0).transform({"text": texts})
+    answers = Predictor(Model.of_network(network).to_files()).predict(["so good", "it bad"])
+    assert scored["prediction"].iloc[[0, 3]].tolist() == [answer.label for answer in answers]
+    assert [error and error["kind"] for error in scored["error"]] == [None, "empty", "empty", None]
+    sound = load_network("audio_cnn", weights="random", preprocessing=AUDIO, classes=["high", "low"], widths=(4,))
+    scored = ModelTransformer(model=sound).transform(sounds(6).select(["content"]))
+    assert scored["error"].isna().all()
+
+
 def test_a_network_learns_sounds() -> None:
     network = load_network("audio_cnn", weights="random", seed=1, preprocessing=AUDIO, widths=(8, 8))
     result = fit(sounds(), WholeNetwork.of(network), "content", epochs=8)

@@ -10,6 +10,7 @@ from sparkwright.data.local import column_names, join_numbers, numbers_of, to_ar
 from sparkwright.errors import ColumnError, ErrorRateError, InputError, did_you_mean
 from sparkwright.scoring.forward.graph import Graph
 from sparkwright.scoring.forward.runtime import OnnxSession
+from sparkwright.scoring.inputs.sources import Source
 from sparkwright.scoring.outputs import Output
 from sparkwright.scoring.process.arrow import ScoringPlan, run
 from sparkwright.session import cores
@@ -34,18 +35,20 @@ def score_table(
     drop_input: bool = False,
     max_error_rate: float | None = None,
     failfast: bool = False,
+    source: Source = "numbers",
 ) -> "pd.DataFrame":
     """Return the table's columns, and those of the outputs; every row is kept, in its place.
 
     Args:
         table: A DataFrame of pandas, a table of Arrow, or a mapping from names to arrays of NumPy.
-        columns: Of numbers or arrays of numbers; together they are the network's input.
-        graph: A network that takes numbers.
+        columns: Of numbers or arrays of numbers, which together are the network's input; or one of what `source` says.
+        graph: The network.
         outputs: What is added.
         error_column: None, or a dict with ``kind`` and ``message`` for rows that failed.
         drop_input: Leave the columns of the input out of the result.
         max_error_rate: Share of rows that may fail; None for any share.
         failfast: The first row that fails ends the call.
+        source: What the columns hold.
 
     Raises:
         ColumnError: A column is missing, of the wrong type, or there already.
@@ -62,26 +65,29 @@ def score_table(
     if missing:
         raise ColumnError.listing("The table cannot be scored", missing)
     rows = to_arrow(table, columns)
-    if len(columns) not in graph.input_shape and not any(pa.types.is_nested(field.type) for field in rows.schema):
+    numbers = source == "numbers"
+    alone = numbers and not any(pa.types.is_nested(field.type) for field in rows.schema)
+    if alone and len(columns) not in graph.input_shape:
         raise InputError(
             f"The model takes {graph.input_shape[0]} numbers a row, and got the columns {', '.join(columns)}: name "
             "those that it was trained on, in their order."
         )
-    batches = _joined(rows, columns).to_batches()
+    batches = (_joined(rows, columns) if numbers else rows.rename_columns([_INPUT])).to_batches()
     plan = ScoringPlan(
         network=graph.name,
         sha256=graph.sha256,
-        preprocessing=None,
+        preprocessing=None if numbers else graph.preprocessing,
         input_shape=graph.input_shape,
         output_shape=graph.output_shape,
         input_column=_INPUT,
         keep=(),
         outputs=tuple(outputs),
         error_column=error_column,
-        source="numbers",
+        source=source,
+        threads=cores(),
         max_error_rate=max_error_rate,
     )
-    scored = list(run(iter(batches), plan, OnnxSession(graph.onnx, cores())))
+    scored = list(run(iter(batches), plan, OnnxSession(graph.onnx, cores() if numbers else 1)))
     if failfast:
         _refuse_failed(scored, error_column)
     result = _to_pandas(table)[kept]

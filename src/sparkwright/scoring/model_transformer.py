@@ -86,7 +86,7 @@ class ModelTransformer(ScoringStage):
         dropInput: Leave `inputCol` out of the result.
         fetchLimits: What a photo may take that lies behind a path or URL: time, bytes, requests at once.
 
-    A model of features also takes tables without Spark: `transform` of a DataFrame of pandas, a table of Arrow or a
+    Tables are taken without Spark too: `transform` of a DataFrame of pandas, a table of Arrow or a
     mapping from names to arrays returns a DataFrame of pandas.
 
     Example:
