@@ -20,6 +20,7 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.buckets import bucketed
 from sparkwright.training.cluster.fit import train
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.replica import Replica
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.sequence_readers import AudioReader, TextReader
 from sparkwright.training.subject import WholeNetwork
@@ -119,6 +120,30 @@ def test_the_order_of_rows_makes_no_difference() -> None:
     table = sentences()
     shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
     same(fit(table, texts_subject()), fit(shuffled, texts_subject()))
+
+
+class Stop(Exception):  # noqa: N818
+    """The power fails."""
+
+
+def test_a_training_of_texts_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    """With the rows in another order the second time, and dropout."""
+    table, subject, done, backward = sentences(), texts_subject("text_cnn", dropout=0.3), [0], Replica.backward
+    config = TrainingConfig(epochs=2, replicas=2, batch_size=8, sync_every=1, learning_rate=0.02)
+    given = {"features": "text", "split": "split", "subject": subject}
+
+    def stop(replica: Replica, number: int, step: int) -> None:
+        done[0] += 1
+        if done[0] == 9:
+            raise Stop
+        backward(replica, number, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replica, "backward", stop)
+        with pytest.raises(Stop):
+            fit_table(table, config, **given, run=str(tmp_path), checkpoint_s=0)
+    shuffled = table.take(np.random.default_rng(1).permutation(len(table)))
+    same(fit_table(table, config, **given), fit_table(shuffled, config, **given, run=str(tmp_path)))
 
 
 def test_texts_that_cannot_be_used_are_counted() -> None:
