@@ -69,8 +69,9 @@ class _NetworkEstimator(TrainingEstimator):
         augmentation = self.getOrDefault(self.augmentation)
         if initial is not None:
             model = Model.load(initial) if isinstance(initial, str) else initial
-            if augmentation is not None:
-                model = model.replace(network=(model.network or model.head).with_augmentation(augmentation))
+            network = model.network or model.head
+            if augmentation is not None and network is not None:
+                model = model.replace(network=network.with_augmentation(augmentation))
             return WholeNetwork.of(model, train_from=train_from)
         loaded = load_network(network) if isinstance(network, str) else network
         if augmentation is not None:

@@ -164,7 +164,7 @@ class Gang(Transport):
         # Piece by piece: room for all of it at once would cost more than the transfer, in page faults alone.
         step = len(self.hosts) * _PIECE_BYTES // like.element_size()
         with self._contact("all others"):
-            for pieces in zip(*(node.split(step) for node in flat), strict=True):
+            for pieces in zip(*(torch.split(node, step) for node in flat), strict=True):
                 pieces[0].copy_(self._sum_of_slices(pieces))
         return flat[0].view(like.shape)
 
