@@ -219,8 +219,8 @@ def test_a_network_learns_arrays_of_any_length() -> None:
 def test_a_cluster_trains_texts_to_the_bits_of_one_process_and_scores_them(spark) -> None:
     table = sentences()
     rows = spark.createDataFrame(table.to_pandas()).repartition(3)
-    result = fit(rows, texts_subject())
-    same(result, fit(table, texts_subject()))
+    result = fit(rows, texts_subject(), epochs=1)
+    same(result, fit(table, texts_subject(), epochs=1))
     texts = ["so good", "", None, "a " * 100, "bad it"]
     scored = ModelTransformer(model=model_of(result), inputCol="text", maxErrorRate=1.0).transform(
         spark.createDataFrame([(text,) for text in texts], "text string")
