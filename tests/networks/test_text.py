@@ -79,7 +79,9 @@ def test_unknown_fields_and_kinds_are_refused():
         TextPreprocessing.from_dict({"vocabulry": []})
     with pytest.raises(InputError, match=r"needs the field `vocabulary`"):
         TextPreprocessing.from_dict({"unit": "words"})
-    with pytest.raises(InputError, match=r"`kind` must be one of text, audio, series, or left out for images; got 'video'"):
+    with pytest.raises(
+        InputError, match=r"`kind` must be one of text, audio, series, or left out for images; got 'video'"
+    ):
         as_preprocessing({"kind": "video"})
 
 
