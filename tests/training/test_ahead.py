@@ -68,12 +68,12 @@ def test_its_threads_end_with_it() -> None:
 def test_memory_is_kept_inside_the_block_and_given_back_behind_it() -> None:
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(10):
+        for _ in range(40):  # the heap may grow a few times before there is always room
             torch.ones(16 << 20)  # 64 MiB, of 16,384 pages
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     outside = faults()
-    if outside < 100_000:
+    if outside < 400_000:
         pytest.skip("the system does not map page by page, or the C library keeps memory by itself")
     resident = resident_mib()
     with freed_memory_kept():
