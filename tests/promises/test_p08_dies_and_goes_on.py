@@ -17,18 +17,17 @@ import pytest
 from pyspark import cloudpickle
 from pyspark.sql import SparkSession
 
-from sparkwright.data.digits import write_digits
 from sparkwright.errors import InputError
 from sparkwright.events import EpochEnded, Event, Warned
 from sparkwright.networks.mlp import mlp
 from sparkwright.scoring.feature_key import FeatureKey
-from sparkwright.scoring.feature_set import FeatureManifest, open_features
+from sparkwright.scoring.feature_set import FeatureManifest
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.cluster import fit
 from sparkwright.training.cluster.worker import TrainingJob
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica import Replica
-from sparkwright.transfer import train_features, transfer
+from sparkwright.transfer import train_features
 
 pytestmark = [pytest.mark.timeout(420)]
 
@@ -166,23 +165,3 @@ def test_a_killed_driver_goes_on_from_its_checkpoint_to_the_same_bits(
     assert weights_digest(result.model.head) == data.digest(CONFIG)
     assert not (run / "checkpoints").exists()
     assert not list(run.glob(".*"))
-
-
-@pytest.mark.cluster
-def test_a_transfer_whose_driver_is_killed_in_the_training_goes_on_to_the_same_bits(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    photos, run = tmp_path / "photos", tmp_path / "run"
-    write_digits(photos, digits=[5, 6])
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = [sys.executable, "-m", "sparkwright", "transfer", str(photos), "--network", "digits_cnn"]
-    command += ["--out", str(run), "--replicas", "2", "--checkpoint-s", "0", "--master", "local[2]", *settings]
-    kill_when(lambda: any(run.glob("checkpoints/selection-00003-*/manifest.json")), command, tmp_path)
-    assert not (run / "metrics.json").exists()
-    result = transfer(spark, str(photos), "digits_cnn", str(run), training=CONFIG, resume=True)
-    rows = open_features(spark, f"{run}/features").rows.select("features", "label", "split").toPandas()
-    x, y, side = np.stack(rows["features"]), rows["label"].to_numpy(), rows["split"].to_numpy()
-    train, validation = side == "train", side == "validation"
-    expected = fit_arrays(x[train], y[train], CONFIG, validation=(x[validation], y[validation]))
-    assert weights_digest(result.model.head) == weights_digest(expected.head)
-    assert result.metrics["test"]["errors"] == 0

@@ -57,5 +57,5 @@ def test_other_test_rows_give_the_same_model_with_another_figure(spark, features
     assert honest.metrics["test"]["rows"] == 30
     # The photos themselves are not there any more: the report does without them.
     warnings = [stamped.event.message for stamped in read_run(honest.run)[2] if isinstance(stamped.event, Warned)]
-    assert any("cannot show them: No such path" in message for message in warnings)
+    assert any("cannot show the photos that are wrong: No such path" in message for message in warnings)
     assert honest.metrics["test"]["accuracy"] == pytest.approx(1 - swapped.metrics["test"]["accuracy"])
