@@ -38,8 +38,8 @@ from sparkwright.evaluation.report.charts import Series, line_chart
 from sparkwright.models import library_versions
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.flat import flatten
-from sparkwright.training.optimizers import make_optimizer
+from sparkwright.training.replica.flat import flatten
+from sparkwright.training.replica.optimizers import make_optimizer
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.subject import build_head
 

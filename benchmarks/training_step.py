@@ -24,10 +24,10 @@ from torch import nn
 from sparkwright.models import library_versions
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.mlp import mlp
-from sparkwright.training.allocation import freed_memory_kept
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import cpu_threads
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica.allocation import freed_memory_kept
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import NumberReader
 from sparkwright.training.tasks import Classification

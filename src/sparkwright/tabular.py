@@ -16,7 +16,7 @@ from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.trained_models import to_model
+from sparkwright.training.estimators.models import to_model
 from sparkwright.transfer import TransferResult
 
 if TYPE_CHECKING:

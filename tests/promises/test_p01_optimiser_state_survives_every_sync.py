@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.settings import OPTIMIZERS
 from sparkwright.training.strategies._base import Interval

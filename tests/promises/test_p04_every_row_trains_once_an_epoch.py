@@ -7,7 +7,7 @@ import pytest
 
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 
 
 @pytest.mark.parametrize(("rows", "batch_size", "replicas"), [(61, 8, 4), (7, 32, 3), (100, 1, 1)])

@@ -15,7 +15,7 @@ def test_every_setting_of_a_training_is_documented() -> None:
 
 
 def test_the_estimators_take_their_defaults_from_the_configuration() -> None:
-    from sparkwright.training.estimators import MLPClassifier, MLPRegressor
+    from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor
 
     config = TrainingConfig()
     fields = {f.name for f in dataclasses.fields(TrainingConfig)} - {"task"}

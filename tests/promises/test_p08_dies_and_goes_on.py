@@ -26,7 +26,7 @@ from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.cluster import fit
 from sparkwright.training.cluster.worker import TrainingJob
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.transfer import train_features
 
 pytestmark = [pytest.mark.timeout(420)]

@@ -25,7 +25,7 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.cluster import fit
 from sparkwright.training.cluster.worker import TrainingJob
 from sparkwright.training.config import FINETUNING, TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.subject import WholeNetwork
 from sparkwright.transfer import transfer

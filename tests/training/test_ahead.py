@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparkwright.training.allocation import freed_memory_kept
+from sparkwright.training.replica.allocation import freed_memory_kept
 from sparkwright.training.rows.ahead import Ahead
 
 pytestmark = pytest.mark.timeout(60)

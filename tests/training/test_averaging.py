@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica, Shard, batch_sizes
+from sparkwright.training.replica.replica import Replica, Shard, batch_sizes
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.strategies.averaging import Averaging

@@ -6,7 +6,7 @@ from torch import nn
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Shard
+from sparkwright.training.replica.replica import Shard
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.transports.in_process import InProcess
 

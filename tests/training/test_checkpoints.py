@@ -13,7 +13,7 @@ from sparkwright.events import EpochEnded, Event, Warned
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import Checkpoints, age, newest
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.result import TrainingResult
 
 CONFIG = TrainingConfig(epochs=4, hidden=(4,), replicas=3, batch_size=8, refit=True, patience=None)

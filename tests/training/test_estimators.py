@@ -13,8 +13,8 @@ from sparkwright.errors import ColumnError, InputError, NameUnknownError
 from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.estimators import MLPClassifier, MLPRegressor
-from sparkwright.training.trained_models import MLPClassificationModel
+from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor
+from sparkwright.training.estimators.models import MLPClassificationModel
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -19,8 +19,8 @@ from sparkwright.models import Model
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.training.arrays import fit_arrays, fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.estimators import MLPClassifier, MLPRegressor
-from sparkwright.training.trained_models import MLPClassificationModel, to_model
+from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor
+from sparkwright.training.estimators.models import MLPClassificationModel, to_model
 
 FLOWERS = ["petal_length", "petal_width", "sepal"]
 

@@ -177,7 +177,7 @@ class FailingJob(TrainingJob):
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import BarrierTaskContext
 
-        from sparkwright.training.replica import Replica
+        from sparkwright.training.replica.replica import Replica
 
         original, how = Replica.backward, self.columns.weight
 

@@ -9,7 +9,7 @@ from torch import nn
 from sparkwright.events import Event, LayersMeasured, Warned
 from sparkwright.training.arrays import fit_arrays
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.health import Health, advice
+from sparkwright.training.replica.health import Health, advice
 
 
 class Told(list):

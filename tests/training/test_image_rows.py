@@ -17,7 +17,7 @@ from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import Draw, ImageReader, NumberReader
 from sparkwright.training.subject import WholeNetwork

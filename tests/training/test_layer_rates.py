@@ -7,7 +7,7 @@ from torch import nn
 
 from sparkwright.errors import InputError
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.layer_rates import blocks, rate_factors
+from sparkwright.training.replica.layer_rates import blocks, rate_factors
 
 
 def network() -> nn.Sequential:

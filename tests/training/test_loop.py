@@ -6,7 +6,7 @@ import torch
 
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import BestEpoch, cpu_threads
-from sparkwright.training.schedule import rate_at
+from sparkwright.training.replica.schedule import rate_at
 
 
 def run(direction: str, patience: int | None, values: dict[int, float]) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from sparkwright.scoring.labels import to_probabilities
 from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.arrays import fit_arrays, fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.estimators import MLPClassifier, MLPRegressor
-from sparkwright.training.network_estimators import NetworkClassifier
+from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor
+from sparkwright.training.estimators.networks import NetworkClassifier
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 3))

@@ -14,7 +14,7 @@ from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
 from sparkwright.scoring.predictions import write_predictions
 from sparkwright.training.arrays import fit_table
-from sparkwright.training.estimators import MLPClassifier
+from sparkwright.training.estimators.heads import MLPClassifier
 
 pytestmark = [pytest.mark.connect, pytest.mark.timeout(120)]
 

@@ -14,7 +14,7 @@ from sparkwright.networks.augmentation import PRESETS, Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.config import FINETUNING
-from sparkwright.training.network_estimators import NetworkClassifier, NetworkRegressor
+from sparkwright.training.estimators.networks import NetworkClassifier, NetworkRegressor
 
 PREPROCESSING = Preprocessing((16, 16), resize="exact", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 QUICK = {"epochs": 2, "replicas": 2, "batchSize": 8, "learningRate": 0.01}

@@ -16,7 +16,7 @@ from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.subject import WholeNetwork
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.flat import Flat, flatten
 from sparkwright.training.loop import cpu_threads
-from sparkwright.training.optimizers import clip, make_optimizer
+from sparkwright.training.replica.flat import Flat, flatten
+from sparkwright.training.replica.optimizers import clip, make_optimizer
 
 Torch = Callable[..., torch.optim.Optimizer]
 

@@ -13,10 +13,10 @@ from training.test_strategies import SIZES, EverySync, bits, fit, make_config, m
 from sparkwright.errors import InputError
 from sparkwright.training.checkpoints import Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.devices import device_of
 from sparkwright.training.loop import Loop, cpu_threads
-from sparkwright.training.passes import Passes
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica.devices import device_of
+from sparkwright.training.replica.passes import Passes
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.settings import OPTIMIZERS
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.tasks import Classification
@@ -201,7 +201,7 @@ def test_a_mean_of_weights_that_replicas_would_not_share_is_refused(compression:
 def test_replicas_share_the_gpus_that_there_are_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(device_of("cuda", replica)) for replica in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    monkeypatch.setattr("sparkwright.training.devices._assigned", lambda: [5])
+    monkeypatch.setattr("sparkwright.training.replica.devices._assigned", lambda: [5])
     assert str(device_of("cuda", 3)) == "cuda:5"
     assert str(device_of("cpu", 3)) == "cpu"
 
@@ -220,7 +220,7 @@ def test_replicas_on_an_injected_device_end_with_the_same_bits(strategy: str, mo
         chosen.append((name, replica))
         return torch.device("cpu")
 
-    monkeypatch.setattr("sparkwright.training.passes.device_of", injected)
+    monkeypatch.setattr("sparkwright.training.replica.passes.device_of", injected)
     results = []
     for device in ("cpu", "cuda"):
         config = make_config(strategy=strategy, device=device)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparkwright.training.sampling import draw_balanced
+from sparkwright.training.replica.sampling import draw_balanced
 
 KIND = np.repeat([0, 1, 2], [90, 9, 1])
 SHARE = (1 / np.bincount(KIND))[KIND].astype(np.float32)

@@ -12,7 +12,7 @@ from sparkwright.errors import InputError
 from sparkwright.events import EpochEnded
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import cpu_threads
-from sparkwright.training.schedule import as_it_was, plateau_drops, rate_at
+from sparkwright.training.replica.schedule import as_it_was, plateau_drops, rate_at
 
 STEPS = 50  # of an epoch
 

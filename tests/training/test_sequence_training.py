@@ -17,10 +17,10 @@ from sparkwright.networks.text import TextPreprocessing
 from sparkwright.scoring.model_transformer import ModelTransformer
 from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.arrays import fit_table
-from sparkwright.training.buckets import bucketed
 from sparkwright.training.cluster.fit import train
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.buckets import bucketed
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.sequence_readers import AudioReader, TextReader
 from sparkwright.training.subject import WholeNetwork

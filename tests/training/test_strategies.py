@@ -17,7 +17,7 @@ from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.compression import make_codec
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
-from sparkwright.training.replica import Shard
+from sparkwright.training.replica.replica import Shard
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.settings import COMPRESSIONS
 from sparkwright.training.strategies import make_strategy

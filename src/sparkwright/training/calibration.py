@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
-from sparkwright.training.replica import Shard
+from sparkwright.training.replica.replica import Shard
 from sparkwright.training.rows.readers import forward
 from sparkwright.training.transports._base import Transport
 

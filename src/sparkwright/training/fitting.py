@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
-from sparkwright.training.allocation import freed_memory_kept
-from sparkwright.training.batch_norm import COUNTER
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.loop import Fitted, Loop, cpu_threads
-from sparkwright.training.replica import Shard
+from sparkwright.training.replica.allocation import freed_memory_kept
+from sparkwright.training.replica.batch_norm import COUNTER
+from sparkwright.training.replica.replica import Shard
+from sparkwright.training.replica.schedule import as_it_was
 from sparkwright.training.rows.encoding import TRAIN, VALIDATION
 from sparkwright.training.rows.moments import Moments, measure_moments
 from sparkwright.training.rows.population import Population
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Rows
-from sparkwright.training.schedule import as_it_was
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.subject import Head, Subject
 from sparkwright.training.sync_interval import choose_sync_interval

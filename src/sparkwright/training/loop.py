@@ -22,11 +22,11 @@ from sparkwright.errors import NotFiniteError
 from sparkwright.events import Emit, EpochEnded, Warned, ignore
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.health import Health
 from sparkwright.training.pace import Pace
-from sparkwright.training.replica import Replica, Shard, batch_sizes
+from sparkwright.training.replica.health import Health
+from sparkwright.training.replica.replica import Replica, Shard, batch_sizes
+from sparkwright.training.replica.schedule import plateau_drops, rate_at
 from sparkwright.training.rewind import HALVINGS, copied, packed, unpacked
-from sparkwright.training.schedule import plateau_drops, rate_at
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.tasks import Task
 from sparkwright.training.transports._base import Transport

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.events import Emit, EpochAdvanced
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Pace"]

@@ -20,7 +20,7 @@ from sparkwright import storage
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, SyncIntervalChosen, ignore
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.replica import Replica, Shard
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.strategies._base import Interval
 from sparkwright.training.tasks import Task

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparkwright.training.replica import Shard
+from sparkwright.training.replica.replica import Shard
 from sparkwright.training.rows.readers import forward
 from sparkwright.training.transports._base import Transport
 

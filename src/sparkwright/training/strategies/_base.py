@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparkwright.training.compression import PLAIN, Codec
-from sparkwright.training.flat import Flat
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.flat import Flat
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.transports._base import Transport
 
 __all__ = ["Apart", "Interval", "Strategy"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.transports._base import Transport
 

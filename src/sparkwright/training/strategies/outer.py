@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparkwright.training.compression import PLAIN, Codec
-from sparkwright.training.replica import Replica
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.strategies._base import Apart
 
 __all__ = ["Outer"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparkwright.training.compression import PLAIN, Codec
 
 if TYPE_CHECKING:
-    from sparkwright.training.replica import Replica
+    from sparkwright.training.replica.replica import Replica
 
 __all__ = ["Transport", "hosting"]
 

@@ -36,7 +36,7 @@ from sparkwright.training.transports._base import Transport
 from sparkwright.training.transports.in_process import InProcess
 
 if TYPE_CHECKING:
-    from sparkwright.training.replica import Replica
+    from sparkwright.training.replica.replica import Replica
 
 __all__ = ["Log", "RoundCheckpoints", "Rounds", "Suspended", "complete", "drop_old_logs", "find_log", "forget_logs"]
 

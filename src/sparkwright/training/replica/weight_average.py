@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.flat import Flat
+from sparkwright.training.replica.flat import Flat
 
 __all__ = ["WeightAverage"]
 

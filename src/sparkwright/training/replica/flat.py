@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from sparkwright.training.batch_norm import statistics
+from sparkwright.training.replica.batch_norm import statistics
 
 __all__ = ["Flat", "Group", "flatten"]
 

@@ -15,7 +15,7 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.flat import Flat, Group
+from sparkwright.training.replica.flat import Flat, Group
 
 __all__ = ["Adadelta", "Adagrad", "Adam", "Lamb", "Lars", "Optimizer", "RMSprop", "Sgd", "clip", "make_optimizer"]
 

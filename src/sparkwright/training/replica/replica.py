@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparkwright.errors import NotFiniteError
-from sparkwright.training.batch_norm import hold
-from sparkwright.training.buckets import bucketed
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.flat import flatten
-from sparkwright.training.health import Health
-from sparkwright.training.layer_rates import rate_factors
-from sparkwright.training.optimizers import clip, make_optimizer
-from sparkwright.training.passes import Passes
+from sparkwright.training.replica.batch_norm import hold
+from sparkwright.training.replica.buckets import bucketed
+from sparkwright.training.replica.flat import flatten
+from sparkwright.training.replica.health import Health
+from sparkwright.training.replica.layer_rates import rate_factors
+from sparkwright.training.replica.optimizers import clip, make_optimizer
+from sparkwright.training.replica.passes import Passes
+from sparkwright.training.replica.sampling import draw_balanced
+from sparkwright.training.replica.unfreezing import first_epochs, hold_until
+from sparkwright.training.replica.weight_average import WeightAverage
 from sparkwright.training.rows.ahead import Ahead
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import NUMBERS, Draw, Inputs, Reader
-from sparkwright.training.sampling import draw_balanced
 from sparkwright.training.tasks import Task
-from sparkwright.training.unfreezing import first_epochs, hold_until
-from sparkwright.training.weight_average import WeightAverage
 
 __all__ = ["Replica", "Shard", "batch_sizes", "derived_seed"]
 

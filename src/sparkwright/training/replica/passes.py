@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparkwright.errors import InputError
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.devices import device_of
+from sparkwright.training.replica.devices import device_of
 from sparkwright.training.rows.readers import Inputs, forward
 
 __all__ = ["Passes"]

@@ -25,16 +25,16 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import MEMORY_MIB, STALL_LIMIT_S, train, transport_problems
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
-from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
-from sparkwright.training.rows.population import invalid_problems
-from sparkwright.training.subject import Subject
-from sparkwright.training.trained_models import (
+from sparkwright.training.estimators.models import (
     MLPClassificationModel,
     MLPRegressionModel,
     TrainedModel,
     to_model,
 )
+from sparkwright.training.estimators.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
+from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
+from sparkwright.training.rows.population import invalid_problems
+from sparkwright.training.subject import Subject
 
 __all__ = ["MLPClassifier", "MLPRegressor", "TrainingEstimator"]
 

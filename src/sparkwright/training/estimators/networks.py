@@ -13,10 +13,10 @@ from sparkwright.networks.augmentation import as_augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.training.config import FINETUNING, TrainingConfig
-from sparkwright.training.estimators import MLPClassifier, MLPRegressor, TrainingEstimator
-from sparkwright.training.params import param
+from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor, TrainingEstimator
+from sparkwright.training.estimators.models import NetworkClassificationModel, NetworkRegressionModel, TrainedModel
+from sparkwright.training.estimators.params import param
 from sparkwright.training.subject import WholeNetwork
-from sparkwright.training.trained_models import NetworkClassificationModel, NetworkRegressionModel, TrainedModel
 
 __all__ = ["NetworkClassifier", "NetworkRegressor"]
 

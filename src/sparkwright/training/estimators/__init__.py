@@ -1,0 +1,1 @@
+"""Spark ML estimators that train, and the models that they give."""
