@@ -51,6 +51,9 @@ __all__ = [
     "SyncIntervalChosen",
     "TaskTimed",
     "TrainingRefused",
+    "TrialEnded",
+    "TrialMeasured",
+    "TrialStarted",
     "Warned",
     "WorkerLost",
     "ignore",
@@ -240,6 +243,39 @@ class Warned(Event):
     """Something that the user should know and that stops nothing."""
 
     message: str
+
+
+@dataclass(frozen=True)
+class TrialStarted(Event):
+    """A search tries one more configuration: trial `trial`, counted from 0, which sets `values`."""
+
+    trial: int
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialMeasured(Event):
+    """A trial has reached `epoch`: `value` is what a search compares, `best` the best of all trials so far.
+
+    `seconds` is what the search has taken; `epochs` what all trials together have trained.
+    """
+
+    trial: int
+    epoch: int
+    value: float
+    best: float
+    seconds: float = 0.0
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class TrialEnded(Event):
+    """A trial is ``"complete"``, ``"stopped"``, ``"failed"`` or ``"rejected"``, for that `reason`; with its `value`."""
+
+    trial: int
+    state: str
+    value: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
