@@ -24,6 +24,7 @@ LEVELS = [
     {"training"},
     {"run_report"},
     {"report_photos"},
+    {"labelled"},
     {"transfer", "tuning"},
     {"tabular"},
     {"cli"},
