@@ -9,6 +9,7 @@ other, and together by batched matrix products.
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def median_ms(step: Callable[[], None]) -> float:
 
 def compare(sizes: tuple[int, ...], batch: int, replicas: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = list(zip(sizes, sizes[1:], strict=False))
+    shapes = list(pairwise(sizes))
     weights = [torch.randn(replicas, to, of, generator=generator).div_(of**0.5).requires_grad_() for of, to in shapes]
     biases = [torch.zeros(replicas, 1, to, requires_grad=True) for _, to in shapes]
     x = torch.randn(replicas, batch, sizes[0], generator=generator)
