@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sparkwright.evaluation.report.axes import Axis
 from sparkwright.evaluation.report.markup import text
 
 __all__ = ["Series", "calibration_chart", "legend", "line_chart"]
@@ -23,40 +24,6 @@ class Series:
     y: Sequence[float]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Maps values from low…high to pixels from start…end."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        if self.log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
-
-    def ticks(self, about: int = 5) -> list[float]:
-        """Return round values on the axis."""
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for steps in ((1,), (1, 3), (1, 2, 5)):
-                values = [step * 10.0**power for power in decades for step in steps]
-                values = [value for value in values if self.low <= value <= self.high]
-                if len(values) >= about - 1:
-                    break
-            return values
-        rough = (self.high - self.low) / about
-        magnitude = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [place * step for place in range(first, last + 1)]
-
-
 def line_chart(
     series: Sequence[Series],
     *,
@@ -74,7 +41,7 @@ def line_chart(
     ys = [y for line in series for y in line.y if math.isfinite(y)]
     if not ys:
         return ""
-    x_axis = _Axis(min(xs), max(max(xs), min(xs) + 1), _LEFT, _WIDTH - _RIGHT, log=log_x)
+    x_axis = Axis(min(xs), max(max(xs), min(xs) + 1), _LEFT, _WIDTH - _RIGHT, log=log_x)
     y_axis = _y_axis(min(ys), max(ys), percent)
     parts = [_grid(x_axis, y_axis, x_label, percent)]
     if y_axis.log:
@@ -90,16 +57,16 @@ def line_chart(
     return _svg(_HEIGHT, description, parts)
 
 
-def _y_axis(low: float, high: float, percent: bool) -> _Axis:
+def _y_axis(low: float, high: float, percent: bool) -> Axis:
     ends = (_HEIGHT - _BOTTOM, _TOP)
     if low > 0 and high / low > 30:
-        return _Axis(low * 0.9, high * 1.1, *ends, log=True)
+        return Axis(low * 0.9, high * 1.1, *ends, log=True)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     top = min(high + margin, 1.0) if percent and high <= 1 else high + margin
-    return _Axis(max(0.0, low - margin) if low >= 0 else low - margin, top, *ends)
+    return Axis(max(0.0, low - margin) if low >= 0 else low - margin, top, *ends)
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, percent: bool) -> str:
+def _grid(x_axis: Axis, y_axis: Axis, x_label: str, percent: bool) -> str:
     parts = []
     ticks = y_axis.ticks()
     spread = max(ticks) - min(ticks) if ticks else 1
@@ -119,7 +86,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str, percent: bool) -> str:
     return "".join(parts)
 
 
-def _line(line: Series, x_axis: _Axis, y_axis: _Axis, x_label: str, percent: bool) -> str:
+def _line(line: Series, x_axis: Axis, y_axis: Axis, x_label: str, percent: bool) -> str:
     points = [
         (x, y)
         for x, y in zip(line.x, line.y, strict=True)
@@ -142,8 +109,8 @@ def calibration_chart(rows: Sequence[int], confidence: Sequence[float | None], a
     """Return accuracy over confidence, a bar a bin, with the rows of each bin below."""
     bins, most = len(rows), max(rows, default=0) or 1
     low = _HEIGHT - _BOTTOM
-    x_axis, y_axis = _Axis(0, 1, _LEFT, _WIDTH - _RIGHT), _Axis(0, 1, low, _TOP)
-    strip = _Axis(0, 1, low + 92, low + 40)  # the rows' own bars, under the axis
+    x_axis, y_axis = Axis(0, 1, _LEFT, _WIDTH - _RIGHT), Axis(0, 1, low, _TOP)
+    strip = Axis(0, 1, low + 92, low + 40)  # the rows' own bars, under the axis
     parts = []
     for value in (0, 0.25, 0.5, 0.75, 1):
         x, y = x_axis(value), y_axis(value)

@@ -5,9 +5,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Cell", "Column", "decimal", "figure", "percent", "seconds", "section", "table", "text", "whole"]
+__all__ = [
+    "NONE",
+    "SHARES",
+    "Cell",
+    "Column",
+    "decimal",
+    "figure",
+    "percent",
+    "seconds",
+    "section",
+    "table",
+    "text",
+    "whole",
+]
 
-NONE = "–"  # noqa: RUF001 - what stands for a figure that is not defined
+SHARES = ("accuracy", "precision", "recall", "f1")
+"""Metrics whose names end so are shown as percentages."""
+
+NONE = "–"  # noqa: RUF001
+"""Stands for a figure that is not defined."""
 
 
 def text(value: object) -> str:

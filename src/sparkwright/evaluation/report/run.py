@@ -5,6 +5,7 @@ from typing import Any
 
 from sparkwright.evaluation.report.charts import Series, legend, line_chart
 from sparkwright.evaluation.report.markup import (
+    SHARES,
     Cell,
     Column,
     decimal,
@@ -22,7 +23,6 @@ from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, Sync
 __all__ = ["data_section", "learning_section", "run_section"]
 
 _TALL = 25
-_SHARES = ("accuracy", "precision", "recall", "f1")  # metrics whose names end so are shown as percentages
 
 
 def learning_section(events: Sequence[Stamped]) -> str:
@@ -104,7 +104,7 @@ def _loss_figure(search: Sequence[EpochEnded], refit: Sequence[EpochEnded], best
 
 
 def _metric_figure(name: str, search: Sequence[EpochEnded], best: int | None) -> str:
-    share = name.endswith(_SHARES)
+    share = name.endswith(SHARES)
     trained = [(e.epoch, _training(e)[name]) for e in search if name in _training(e)]
     lines = [Series("training", "train", *zip(*trained, strict=True))] if trained else []
     lines += _validation(name, search)

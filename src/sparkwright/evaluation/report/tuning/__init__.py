@@ -1,0 +1,1 @@
+"""Sections on a search for hyperparameters."""

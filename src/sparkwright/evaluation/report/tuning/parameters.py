@@ -1,0 +1,95 @@
+"""The parameters of a search: what was tried of each, and the axis that shows it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sparkwright.evaluation.report.axes import Axis, Categories, short
+from sparkwright.evaluation.report.tuning.frame import Tick, cut
+from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord, is_number, shown
+
+__all__ = ["Parameter", "constants", "parameters_of"]
+
+_LOG_SPAN = 50  # numbers above 0 that span more stand on a logarithmic axis, where the space says nothing of it
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that differs between trials: a number from `low` to `high`, or one of `categories`.
+
+    `bounded` tells whether `low` and `high` are the space's own limits and not only what was tried.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    categories: tuple[str, ...] = ()
+    conditional: bool = False
+    bounded: bool = False
+
+    def of(self, trial: TrialRecord) -> Any:
+        """Return a trial's value as the axis takes it: a number, or a category; None where the trial has none."""
+        if self.name not in trial.values:
+            return None
+        value = trial.values[self.name]
+        return shown(value) if self.categories else float(value)
+
+    def axis(self, start: float, end: float) -> Axis | Categories:
+        """Return an axis of the parameter."""
+        if self.categories:
+            return Categories(self.categories, start, end)
+        return Axis(self.low, self.high, start, end, self.log)
+
+    def ticks(self, axis: Axis | Categories, about: int = 5, letters: int = 14) -> list[Tick]:
+        """Return ticks of an axis; long names are cut."""
+        if isinstance(axis, Categories):
+            every = -(-len(axis.names) // 14)  # of many categories, some
+            return [(axis(name), cut(name, letters)) for name in axis.names[::every]]
+        return [(axis(value), short(value)) for value in axis.ticks(about)]
+
+    def share(self, value: Any) -> float:
+        """Return how far along its axis a value is, 0…1."""
+        return self.axis(0, 1).share(value)
+
+
+def parameters_of(search: SearchRecord) -> list[Parameter]:
+    """Return the parameters that differ between trials, in the space's order."""
+    found = [_parameter(search, name) for name in _names(search)]
+    return [parameter for parameter in found if parameter is not None]
+
+
+def constants(search: SearchRecord) -> dict[str, str]:
+    """Return parameters that were the same in all trials, as text."""
+    varied = {parameter.name for parameter in parameters_of(search)}
+    values = {name: value for trial in search.trials for name, value in trial.values.items()}
+    return {name: shown(value) for name, value in values.items() if name not in varied}
+
+
+def _names(search: SearchRecord) -> list[str]:
+    names = dict.fromkeys(name for trial in search.trials for name in trial.values)
+    return [name for name in search.space if name in names] + [name for name in names if name not in search.space]
+
+
+def _parameter(search: SearchRecord, name: str) -> Parameter | None:
+    values = [trial.values[name] for trial in search.trials if name in trial.values]
+    conditional = len(values) < len(search.trials)
+    if len({shown(value) for value in values}) + conditional < 2:
+        return None
+    info = search.space.get(name, {})
+    choices = info.get("choices")
+    if choices is None and all(is_number(value) for value in values) and len(set(values)) > 1:
+        low, high = min(values), max(values)
+        if is_number(info.get("low")) and is_number(info.get("high")):
+            low, high = min(low, info["low"]), max(high, info["high"])
+        log = bool(info.get("log", low > 0 and high / low > _LOG_SPAN)) and low > 0
+        return Parameter(name, float(low), float(high), log, conditional=conditional, bounded="low" in info)
+    return Parameter(name, categories=_categories(values, choices), conditional=conditional)
+
+
+def _categories(values: Sequence[Any], choices: Sequence[Any] | None) -> tuple[str, ...]:
+    """Return all that were offered or tried, numbers by size."""
+    every = [*(choices or ()), *values]
+    if all(is_number(value) for value in every) or not choices:
+        every.sort(key=lambda value: (not is_number(value), value if is_number(value) else 0, shown(value)))
+    return tuple(dict.fromkeys(map(shown, every)))
