@@ -88,6 +88,7 @@ def main() -> None:
 def run(one: str, given: argparse.Namespace, python: str = sys.executable) -> dict[str, Any]:
     """Measure one thing in a fresh process."""
     command = [python, __file__, "--one", one, "--scratch", str(given.scratch)]
+    command += ["--features", str(given.features.resolve())] if given.features else []
     command += ["--small"] if given.small else []
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S).stdout
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
@@ -123,6 +124,93 @@ def killed(given: argparse.Namespace) -> dict[str, Any]:
     raise NotImplementedError
 
 
+# Rows: made once, for all.
+
+
+def digits(given: argparse.Namespace) -> None:
+    """Write MNIST: the rows of the searches, all that train, and those that test."""
+    from training import read_idx
+
+    sides = []
+    for name in ("train", "t10k"):
+        x = read_idx(given.mnist / f"{name}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
+        sides += [x, read_idx(given.mnist / f"{name}-labels-idx1-ubyte.gz").astype(np.int64)]
+    x, y, xt, yt = sides
+    rows, held = (600, 300) if given.small else (ROWS, VALIDATION)
+    picked = np.random.default_rng(0).permutation(len(x))[: rows + held]
+    split = np.where(np.arange(len(picked)) < rows, "train", "validation")
+    write(given.scratch / "digits", x[picked], y[picked], split)
+    few = slice(2000) if given.small else slice(None)
+    np.savez(given.scratch / "all.npz", x=x[few], y=y[few], xt=xt, yt=yt)
+
+
+def write(path: Path, x: NDArray[np.float32], y: NDArray[Any], split: NDArray[Any]) -> None:
+    """Write rows as Parquet for Spark, in four files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1]).cast(pa.list_(pa.float32()))
+    table = pa.table({"features": features, "label": y, "split": split})
+    path.mkdir(exist_ok=True)
+    for part, place in enumerate(np.array_split(np.arange(len(y)), 4)):
+        pq.write_table(table.take(place), path / f"{part}.parquet")
+
+
+# What is trained outside of searches.
+
+
+def chosen(given: argparse.Namespace, name: str, seed: str) -> dict[str, Any]:
+    """Train what a search chose on all of MNIST's training rows, and test it."""
+    from sparkwright.training.arrays import fit_arrays
+    from sparkwright.training.config import TrainingConfig
+
+    rows, settings = np.load(given.scratch / "all.npz"), json.loads((given.scratch / f"{name}.json").read_text())
+    config = TrainingConfig(**{**FIXED, **settings, "epochs": 2 if given.small else FINAL_EPOCHS, "seed": int(seed)})
+    result = fit_arrays(rows["x"], rows["y"], config)
+    assert result.head is not None
+    wrong = result.head.forward(rows["xt"]).argmax(1) != rows["yt"]
+    np.save(given.scratch / f"{name}-{seed}.npy", wrong)
+    return {"error": 100 * float(wrong.mean()), "seconds": result.seconds["selection"]}
+
+
+def heads(given: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Test the defaults, what a search chose, and scikit-learn's LogisticRegressionCV on the features of a set."""
+    from head_defaults import FOLDS, folds, load
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from sparkwright.training.arrays import fit_arrays
+    from sparkwright.training.config import TrainingConfig
+
+    data, settings = load(given.features, name), json.loads((given.scratch / f"{name}.json").read_text())
+    fold, test = folds(data["y"][~data["test"]]), data["test"]
+    x, y, xt, yt = data["x"][~test], data["y"][~test], data["x"][test], data["y"][test]
+    wrong: dict[str, list[Any]] = {"tuned": [], "defaults": []}
+    for kind, changes in (("tuned", settings), ("defaults", {})):
+        for seed in SEEDS:
+            config, held = TrainingConfig(**{**changes, "refit": True, "seed": seed}), fold == seed
+            head = fit_arrays(x[~held], y[~held], config, validation=(x[held], y[held])).head
+            assert head is not None
+            wrong[kind].append(head.forward(xt).argmax(1) != yt)
+    regression = LogisticRegressionCV(
+        Cs=[1e-3] if given.small else [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
+        cv=[(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(FOLDS)],
+        max_iter=300,
+        l1_ratios=(0,),
+        use_legacy_attributes=False,
+        scoring="accuracy",
+    )
+    wrong["regression"] = [make_pipeline(StandardScaler(), regression).fit(x, y).predict(xt) != yt]
+    arrays = {kind: np.array(values) for kind, values in wrong.items()}
+    return {
+        "accuracies": {kind: (1 - values.mean(1)).round(4).tolist() for kind, values in arrays.items()},
+        "rows": len(yt),
+        "tuned less defaults": paired(arrays["tuned"], arrays["defaults"]),
+        "tuned less regression": paired(arrays["tuned"], arrays["regression"]),
+    }
+
+
 # Intervals.
 
 
@@ -153,7 +241,7 @@ MEASURED: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "shared": shared,
     "killed": killed,
 }
-ONE: dict[str, Callable[..., dict[str, Any]]] = {}
+ONE: dict[str, Callable[..., dict[str, Any]]] = {"chosen": chosen, "heads": heads}
 
 
 if __name__ == "__main__":
