@@ -1,0 +1,159 @@
+"""What a search is told: one frozen value, checked as a whole before anything starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparkwright.errors import InputError, did_you_mean
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.settings import METRICS, is_number
+from sparkwright.tuning.space import Space
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+__all__ = ["COSTS", "SAMPLERS", "TOGETHER", "TuningConfig"]
+
+SAMPLERS = ("tpe", "random", "grid", "cmaes", "gp")
+TOGETHER = ("auto", "trial", "shared")
+COSTS = ("parameters", "seconds_per_row")
+"""What a search can make small beside its metric."""
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How hyperparameters are searched. The trials depend on this value and the rows, never on the workers, if
+    `parallel_trials` is given.
+
+    Args:
+        space: What is searched: a `Space`, its dictionary, the name of one that comes with the library, or a YAML or
+            JSON file. None: the library's for heads.
+        trials: Configurations to try, at most.
+        base: What holds for all trials where the space says nothing. Its `monitor` chooses epochs and trials, its
+            `epochs` are a trial's whole length, its `seed` is that of the search too; with `refit` the chosen
+            configuration is trained once more on training and validation rows for the epochs that were found.
+        sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
+        min_epochs: Epochs after which trials are compared first; None: as many as leave three more comparisons, at
+            least one. With `epochs` of the base every trial is trained to its end.
+        eta: One of so many trials goes on from a comparison, and for so many times the epochs.
+        folds: Parts of the training and validation rows, each of which validates once; None: the validation rows do.
+        candidates: The best so many configurations are trained again, with other seeds.
+        seeds: So often each.
+        parallel_trials: Jobs at a time, whose results are taken in their order, so that the trials do not depend on
+            how many slots there are. None: as many as there are slots, results as they come; that does not repeat.
+        together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
+            shared where heads are small enough.
+        max_parameters: Weights that a trial may have; others are not trained.
+        max_seconds_per_row: What scoring a row may take; trials above are not chosen.
+        objectives: What is compared: the base's `monitor` first; then also ``"parameters"`` or ``"seconds_per_row"``,
+            for the trials that no other beats in all of them. Empty: the monitor.
+        time_limit_s: Seconds after which no more trials start.
+
+    Raises:
+        InputError: Values that cannot be used; all of them in one message.
+    """
+
+    space: "Space | Mapping[str, Any] | str | None" = None
+    trials: int = 100
+    base: TrainingConfig = field(default_factory=TrainingConfig)
+    sampler: "str | BaseSampler" = "tpe"
+    min_epochs: int | None = None
+    eta: int = 3
+    folds: int | None = None
+    candidates: int = 3
+    seeds: int = 3
+    parallel_trials: int | None = None
+    together: str = "auto"
+    max_parameters: int | None = None
+    max_seconds_per_row: float | None = None
+    objectives: tuple[str, ...] = ()
+    time_limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives) or (self.base.monitor,))
+        problems = [*_range_problems(self), *_name_problems(self)]
+        try:
+            object.__setattr__(self, "space", _space(self.space))
+            self.searched.check(self.base)
+        except InputError as error:
+            problems += error.problems or (str(error),)
+        if problems:
+            raise InputError.listing("The search cannot be done like this", problems)
+
+    @property
+    def searched(self) -> Space:
+        """The space, read."""
+        assert isinstance(self.space, Space)
+        return self.space
+
+    @property
+    def first_rung(self) -> int:
+        """`min_epochs`, or what None stands for."""
+        return self.min_epochs or max(1, self.base.epochs // self.eta**3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        sampler = self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return plain | {
+            "space": self.searched.to_dict(),
+            "base": self.base.to_dict(),
+            "sampler": sampler,
+            "objectives": list(self.objectives),
+        }
+
+
+def _space(given: "Space | Mapping[str, Any] | str | None") -> Space:
+    if isinstance(given, Space):
+        return given
+    return Space(given) if isinstance(given, Mapping) else Space.load(given or "head")
+
+
+def _range_problems(config: TuningConfig) -> list[str]:
+    """Return which numbers are not what they must be."""
+    whole = {"trials": 1, "eta": 2, "candidates": 1, "seeds": 1}
+    optional = {"min_epochs": 1, "folds": 2, "parallel_trials": 1, "max_parameters": 1}
+    problems = []
+    for name, least in (whole | optional).items():
+        value = getattr(config, name)
+        if value is None and name in optional:
+            continue
+        if not (is_number(value) and value == int(value) and value >= least):
+            instead = "None or " if name in optional else ""
+            problems.append(f"`{name}` must be {instead}a whole number of at least {least}; it is {value!r}.")
+    for name in ("time_limit_s", "max_seconds_per_row"):
+        value = getattr(config, name)
+        if value is not None and not (is_number(value) and value > 0):
+            problems.append(f"`{name}` must be None or above 0; it is {value!r}.")
+    if not problems and config.min_epochs is not None and config.min_epochs > config.base.epochs:
+        problems.append(
+            f"`min_epochs` ({config.min_epochs}) must not be more than the epochs of a trial ({config.base.epochs})."
+        )
+    if not problems and config.folds is not None and config.base.validation_fraction:
+        problems.append("`folds` and `validation_fraction` exclude each other: each fold validates once.")
+    return problems
+
+
+def _name_problems(config: TuningConfig) -> list[str]:
+    """Return which names are not known, and which objectives do not go together."""
+    problems = []
+    for name, value, known in (("sampler", config.sampler, SAMPLERS), ("together", config.together, TOGETHER)):
+        if isinstance(value, str) and value not in known:
+            listed = ", ".join(known)
+            problems.append(f"`{name}` must be one of {listed}, not {value!r}.{did_you_mean(value, known)}")
+    metrics = tuple(METRICS[config.base.task])
+    known = (*metrics, *COSTS)
+    for name in config.objectives:
+        if name not in known:
+            listed = ", ".join(known)
+            problems.append(f"`objectives` are of {listed}; there is no {name!r}.{did_you_mean(name, known)}")
+    if config.objectives[0] in COSTS:
+        problems.append("The first of `objectives` must be a metric of the validation rows; it chooses the trials.")
+    elif config.objectives[0] in metrics and config.objectives[0] != config.base.monitor:
+        problems.append(
+            f"The first of `objectives` ({config.objectives[0]!r}) must be the `monitor` of the base, which chooses "
+            f"the epochs ({config.base.monitor!r})."
+        )
+    if len(set(config.objectives)) < len(config.objectives):
+        problems.append(f"`objectives` names one twice: {', '.join(config.objectives)}.")
+    return problems
