@@ -18,7 +18,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +29,14 @@ from torch import Tensor
 
 from sparkwright import storage
 from sparkwright.errors import InputError, WorkerError, differences
+from sparkwright.events import EpochEnded
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.transports._base import Transport
 
 __all__ = [
     "CHECKPOINT_S",
     "Checkpoints",
+    "Paused",
     "Snapshot",
     "age",
     "check_same",
@@ -82,6 +84,20 @@ class Snapshot:
         return _name(self.phase, self.epoch, self.number, self.facts.get("halvings", 0))
 
 
+class Paused(BaseException):
+    """A training ended where its `Checkpoints` told it to; the last of them is where it goes on, to the same bits.
+
+    Attributes:
+        history: One event for each epoch so far.
+        best_epoch: The best of them by the validation rows; 0 without such rows.
+    """
+
+    def __init__(self, history: Sequence[EpochEnded], best_epoch: int) -> None:
+        super().__init__()
+        self.history = list(history)
+        self.best_epoch = best_epoch
+
+
 class Checkpoints:
     """The checkpoints of one training, as one process of it sees them.
 
@@ -91,6 +107,8 @@ class Checkpoints:
         every_s: Seconds between two of them, about. Where writing takes long they are rarer: it costs 3 % at most. 0
             keeps every sync, whatever it costs.
         fingerprint: What the training must have in common with those who go on with it: configuration and data.
+        pause_after: Epoch of the selection after which the training ends with a checkpoint and `Paused`, if it would
+            go on; None never pauses. Epochs, schedules and patience know nothing of it.
 
     Attributes:
         warnings: How versions and processor differ from those that made what was loaded: bits may, too.
@@ -102,11 +120,13 @@ class Checkpoints:
         begin: str | None = None,
         every_s: float = CHECKPOINT_S,
         fingerprint: Mapping[str, Any] | None = None,
+        pause_after: int | None = None,
     ) -> None:
         self.uri = uri
         self.begin = begin
         self.every_s = every_s
         self.fingerprint = dict(fingerprint or {})
+        self.pause_after = pause_after
         self.warnings: list[str] = []
         self._last = time.monotonic()
         self._cost_s = 0.0

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sparkwright.errors import NotFiniteError
 from sparkwright.events import Emit, EpochEnded, Warned, ignore
-from sparkwright.training.checkpoints import Checkpoints, Snapshot
+from sparkwright.training.checkpoints import Checkpoints, Paused, Snapshot
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.pace import Pace
 from sparkwright.training.replica.health import Health
@@ -136,6 +136,7 @@ class Loop:
 
         Raises:
             NotFiniteError: The loss is not finite.
+            Paused: `checkpoints` want it so after an epoch that is not the last.
         """
         last = self.config.epochs
         replicas = [
@@ -161,6 +162,8 @@ class Loop:
         state = _State(replicas, counts, steps, kept, best, history, saved, pace)
         state.halvings = saved.facts.get("halvings", 0) if saved else 0
         for epoch in range(saved.epoch if saved else 1, last + 1):
+            if self._pauses_before(epoch):
+                self._pause(state, epoch)
             final = epoch == last or self._time_is_up(history)
             looks = epoch % self.config.validate_every == 0 or final
             ended = self._epoch(state, epoch, validation if looks else None)
@@ -204,9 +207,7 @@ class Loop:
         if state.saved is not None:
             state.begin = unpacked(state.saved)
         else:
-            for replica in state.replicas:
-                replica.start_epoch(epoch, state.steps)
-            state.begin = copied(self._snapshot(state, epoch, 0, _Cost(self.transport, None)))
+            state.begin = copied(self._beginning(state, epoch))
         while True:
             try:
                 return self._train(state, epoch, validation)
@@ -271,6 +272,23 @@ class Loop:
             sent_bytes=int(sent_bytes[0]),
             saved_bytes=int(sent_bytes[1]),
         )
+
+    def _pauses_before(self, epoch: int) -> bool:
+        """Whether the training ends here, for now."""
+        pause_after = None if self.checkpoints is None else self.checkpoints.pause_after
+        return pause_after is not None and epoch > pause_after and self.phase == "selection"
+
+    def _pause(self, state: "_State", epoch: int) -> NoReturn:
+        """Keep the training as it is before an epoch, unless that is where it came from, and end it for now."""
+        if self.checkpoints is not None and state.saved is None:
+            self.checkpoints.save(self._beginning(state, epoch), self.transport)
+        raise Paused(state.history, state.best.epoch)
+
+    def _beginning(self, state: "_State", epoch: int) -> Snapshot:
+        """Return the training as it is before an epoch."""
+        for replica in state.replicas:  # which have what they measured of the epoch before
+            replica.start_epoch(epoch, state.steps)
+        return self._snapshot(state, epoch, 0, _Cost(self.transport, None))
 
     def _snapshot(self, state: "_State", epoch: int, number: int, cost: "_Cost") -> Snapshot:
         residuals = self.strategy.codec.residuals

@@ -44,7 +44,9 @@ def packed(snapshot: Snapshot, begin: Snapshot | None) -> Snapshot:
 
 
 def unpacked(saved: Snapshot) -> Snapshot:
-    """Return where the epoch of a checkpoint began, from what `packed` put into it."""
+    """Return where the epoch of a checkpoint began: there, or what `packed` put into it."""
+    if not saved.number:
+        return copied(saved)
 
     def then(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
