@@ -15,6 +15,9 @@ from sparkwright.events import (
     StageEnded,
     StageStarted,
     SyncIntervalChosen,
+    TrialEnded,
+    TrialMeasured,
+    TrialStarted,
     Warned,
 )
 from sparkwright.monitoring.progress import TerminalProgress
@@ -119,6 +122,24 @@ def test_a_long_epoch_shows_how_far_it_is(terminal):
 def test_epochs_without_a_stage_of_their_own_are_shown_too(terminal):
     terminal.emit(EpochEnded(1, 3, 0.5, [0.5]))
     assert "1/3 epochs" in terminal.line()
+
+
+def test_a_search_shows_trials_with_a_figure_the_best_and_what_failed(terminal):
+    terminal.emit(StageStarted("search", 50, "trials"))
+    for trial in range(4):
+        terminal.emit(TrialStarted(trial, {"learning_rate": 0.1}))
+    terminal.emit(TrialMeasured(0, 3, 0.91, 0.91, epochs=3))
+    terminal.emit(TrialMeasured(1, 3, 0.90, 0.91, epochs=6))
+    terminal.emit(TrialEnded(2, "failed", None, "NotFiniteError: the loss is not finite"))
+    shown = " ".join(terminal.line().split())
+    assert "3/50 trials" in shown
+    assert "best 0.91, 6 epochs, 1 new, 1 failed" in shown
+    terminal.emit(TrialMeasured(0, 9, 0.95, 0.95, epochs=12))  # a trial that goes on counts once
+    assert "3/50 trials" in terminal.line()
+    terminal.emit(StageEnded("search", 60.0, 50))
+    left = terminal.file.getvalue()
+    for part in ("✓ Search", "50 trials", "best 0.95, 12 epochs"):
+        assert part in left
 
 
 def test_a_finished_stage_leaves_a_line_with_rows_seconds_rate_and_errors(terminal):

@@ -24,6 +24,9 @@ from sparkwright.events import (
     StageStarted,
     Stamped,
     SyncIntervalChosen,
+    TrialEnded,
+    TrialMeasured,
+    TrialStarted,
     Warned,
     WorkerLost,
 )
@@ -46,6 +49,8 @@ class TerminalProgress:
         self._tasks: dict[str, TaskID] = {}
         self._done: dict[str, dict[str, events.Progress]] = {}  # stage → task → its last event
         self._validation: list[str] = []  # figures of the last epoch
+        self._trials: dict[int, str] = {}  # trial → what is known of it last: running, measured, or how it ended
+        self._best = ""
 
     def __call__(self, stamped: Stamped) -> None:
         """Show one event."""
@@ -55,6 +60,8 @@ class TerminalProgress:
             case RunStarted():
                 self._done.clear()
                 self._validation.clear()
+                self._trials.clear()
+                self._best = ""
             case StageStarted() as event:
                 self._start(event.stage, event.total, event.unit)
             case events.Progress() as event:
@@ -63,6 +70,8 @@ class TerminalProgress:
                 self._show_batches(event)
             case EpochEnded() as event:
                 self._show_epoch(event)
+            case TrialStarted() | TrialMeasured() | TrialEnded() as event:
+                self._show_trial(event)
             case StageEnded() as event:
                 self._end(event)
             case SyncIntervalChosen() as event:
@@ -139,6 +148,22 @@ class TerminalProgress:
         if self._live is not None:
             self._live.update(task, completed=event.epoch, total=event.epochs, unit="epochs", note=", ".join(figures))
 
+    def _show_trial(self, event: TrialStarted | TrialMeasured | TrialEnded) -> None:
+        """Count the trials that have a figure: most of them end much later, when nothing beats them any more."""
+        states = {TrialStarted: "running", TrialMeasured: "measured"}
+        self._trials[event.trial] = event.state if isinstance(event, TrialEnded) else states[type(event)]
+        if isinstance(event, TrialMeasured):
+            self._best = f"best {event.best:.4g}, {event.epochs:,} epochs"
+        states_now = list(self._trials.values())
+        figures = [self._best] if self._best else []
+        for state, what in (("running", "new"), ("failed", "failed"), ("rejected", "rejected")):
+            if state in states_now:
+                figures.append(f"{states_now.count(state)} {what}")
+        task = self._tasks.get("search")
+        if self._live is not None and task is not None:
+            done = len(states_now) - states_now.count("running")
+            self._live.update(task, completed=done, note=", ".join(figures))
+
     def _end(self, event: StageEnded) -> None:
         unit = "rows"
         if self._live is not None and event.stage in self._tasks:
@@ -150,6 +175,8 @@ class TerminalProgress:
                 parts.append(f"{_count(event.rows / event.seconds, unit, short=True)}/s")
         if event.errors:
             parts.append(f"[red]{_errors(event.errors)}[/]")
+        if event.stage == "search" and self._best:
+            parts.append(self._best)
         self._remove(event.stage)
         self._print("   ".join(parts))
 

@@ -22,8 +22,9 @@ COSTS = ("parameters", "seconds_per_row")
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """How hyperparameters are searched. The trials depend on this value and the rows, never on the workers, if
-    `parallel_trials` is given.
+    """How hyperparameters are searched.
+
+    The trials depend on this value and the rows, never on the workers, if `parallel_trials` is given.
 
     Args:
         space: What is searched: a `Space`, its dictionary, the name of one that comes with the library, or a YAML or
@@ -31,7 +32,7 @@ class TuningConfig:
         trials: Configurations to try, at most.
         base: What holds for all trials where the space says nothing. Its `monitor` chooses epochs and trials, its
             `epochs` are a trial's whole length, its `seed` is that of the search too; with `refit` the chosen
-            configuration is trained once more on training and validation rows for the epochs that were found.
+            configuration is trained once more on training and validation rows, for the epochs that were found.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
         min_epochs: Epochs after which trials are compared first; None: as many as leave three more comparisons, at
             least one. With `epochs` of the base every trial is trained to its end.
@@ -45,8 +46,9 @@ class TuningConfig:
             shared where heads are small enough.
         max_parameters: Weights that a trial may have; others are not trained.
         max_seconds_per_row: What scoring a row may take; trials above are not chosen.
-        objectives: What is compared: the base's `monitor` first; then also ``"parameters"`` or ``"seconds_per_row"``,
-            for the trials that no other beats in all of them. Empty: the monitor.
+        objectives: What is compared: first a metric of the validation rows, which becomes the `monitor` of the base;
+            then, if asked for, ``"parameters"`` and ``"seconds_per_row"``: the report shows the trials that no other
+            beats in all of them. Empty: the base's monitor.
         time_limit_s: Seconds after which no more trials start.
 
     Raises:
@@ -72,6 +74,8 @@ class TuningConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives) or (self.base.monitor,))
         problems = [*_range_problems(self), *_name_problems(self)]
+        if self.objectives[0] in METRICS[self.base.task]:
+            object.__setattr__(self, "base", self.base.replace(monitor=self.objectives[0]))
         try:
             object.__setattr__(self, "space", _space(self.space))
             self.searched.check(self.base)
@@ -149,11 +153,6 @@ def _name_problems(config: TuningConfig) -> list[str]:
             problems.append(f"`objectives` are of {listed}; there is no {name!r}.{did_you_mean(name, known)}")
     if config.objectives[0] in COSTS:
         problems.append("The first of `objectives` must be a metric of the validation rows; it chooses the trials.")
-    elif config.objectives[0] in metrics and config.objectives[0] != config.base.monitor:
-        problems.append(
-            f"The first of `objectives` ({config.objectives[0]!r}) must be the `monitor` of the base, which chooses "
-            f"the epochs ({config.base.monitor!r})."
-        )
     if len(set(config.objectives)) < len(config.objectives):
         problems.append(f"`objectives` names one twice: {', '.join(config.objectives)}.")
     return problems
