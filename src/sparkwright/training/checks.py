@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparkwright.errors import did_you_mean
 from sparkwright.training.settings import (
@@ -33,18 +33,17 @@ from sparkwright.training.settings import (
 if TYPE_CHECKING:
     from sparkwright.training.config import RateTable, TrainingConfig
 
-__all__ = ["problems_of", "rate_pairs"]
+__all__ = ["problems_of", "rate_pairs", "setting_problems"]
 
 
 def problems_of(config: "TrainingConfig") -> list[str]:
     """Return what is wrong, each in a sentence that says what must hold and what was given."""
-    return [
-        *_unknown_names(config),
-        *_values_out_of_range(config),
-        *_combinations(config),
-        *_rate_problems(config),
-        *_loss_problems(config),
-    ]
+    return [*setting_problems(config), *_combinations(config), *_loss_problems(config)]
+
+
+def setting_problems(config: Any) -> list[str]:
+    """Return what is wrong with settings by themselves: anything with the attributes of a `TrainingConfig`."""
+    return [*_unknown_names(config), *_values_out_of_range(config), *_rate_problems(config)]
 
 
 def rate_pairs(table: "RateTable") -> tuple[tuple[float, float], ...]:
