@@ -21,17 +21,28 @@ same seeds (Student's t); the wider one is what a claim rests on.
 """
 
 import argparse
+import contextlib
+import dataclasses
+import functools
 import json
+import math
 import os
 import platform
+import queue
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,11 +51,21 @@ CASES = ("mnist", "features", "rate", "shared", "killed")
 SEEDS = (0, 1, 2)
 ROWS, VALIDATION = 10_000, 5_000  # of MNIST's training rows: what the searches train on, and what validates
 EPOCHS, FINAL_EPOCHS = 16, 16  # of a trial on the 10,000 rows; of the chosen ones on all 60,000
-FIXED = {"optimizer": "sgd", "weight_decay": 1e-4, "batch_size": 128, "replicas": 1, "standardise": False}
+FIXED: dict[str, Any] = {
+    "optimizer": "sgd",
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "batch_size": 128,
+    "replicas": 1,
+    "standardise": False,
+}
 FIXED |= {"calibrate": False, "patience": None}
-GRID = {
+LAYERS = {"hidden.layers": 2}
+TRIALS = 48  # of the search: with halvings some 140 epochs
+ONE_EACH = {"candidates": 1, "seeds": 1}  # what is chosen is the best trial
+GRID: dict[str, list[Any]] = {
     "learning_rate": [0.001, 0.01, 0.1, 1.0],
-    "width": [64, 256, 1024],
+    "hidden.width": [64, 256, 1024],
     "momentum": [0.0, 0.9],
     "dropout": [0.0, 0.3],
     "schedule": ["constant", "cosine"],
@@ -101,27 +122,80 @@ def run(one: str, given: argparse.Namespace, python: str = sys.executable) -> di
 
 def mnist(given: argparse.Namespace) -> dict[str, Any]:
     """Return what grid and search spent and chose, and the difference of the test errors of what they chose."""
-    raise NotImplementedError
+    digits(given)
+    found: dict[str, Any] = {kind: run(f"digits:{kind}", given) for kind in ("grid", "search")}
+    with ThreadPoolExecutor(2) as pool:
+        pairs = [(kind, seed) for kind in ("grid", "search") for seed in SEEDS]
+        finals = list(pool.map(lambda pair: run(f"chosen:{pair[0]},{pair[1]}", given), pairs))
+    wrong = {}
+    for kind in ("grid", "search"):
+        mine = [final for (of, _), final in zip(pairs, finals, strict=True) if of == kind]
+        found[kind]["test_errors"] = [final["error"] for final in mine]
+        found[kind]["final_seconds"] = [final["seconds"] for final in mine]
+        wrong[kind] = np.array([np.load(given.scratch / f"{kind}-{seed}.npy") for seed in SEEDS])
+    found["epochs over the grid's"] = found["search"]["epochs"] / found["grid"]["epochs"]
+    found["trial-seconds over the grid's"] = found["search"]["trial_s"] / found["grid"]["trial_s"]
+    found["search less grid"] = paired(wrong["search"], wrong["grid"])
+    return found
 
 
 def features(given: argparse.Namespace) -> dict[str, Any]:
     """Return test accuracies by set, and the tuned head's gains over the defaults and over LogisticRegressionCV."""
-    raise NotImplementedError
+    found = {}
+    for name in ("caltech",) if given.small else ("caltech", "ucmerced"):
+        searched = run(f"tuned:{name}", given)
+        found[name] = {"search": searched, **run(f"heads:{name}", given)}
+    return found
 
 
 def rate(given: argparse.Namespace) -> dict[str, Any]:
     """Return trials a minute, the efficiency of two slots, and what a trial costs beside its training."""
-    raise NotImplementedError
+    found: dict[str, Any] = {"runs": []}
+    for _ in range(1 if given.small else given.runs):
+        runs = {f"{how}_{slots}": run(f"{how}:{slots}", given) for how in ("spark", "joblib") for slots in (1, 2)}
+        runs["threads_2"] = run("threads:2", given)
+        if given.ray_python:
+            runs["ray_2"] = run("ray:2", given, given.ray_python)
+        found["runs"].append(runs)
+    ratios = {
+        "efficiency of two slots": lambda r: a_minute(r["spark_2"]) / (2 * a_minute(r["spark_1"])),
+        "the same of plain trials": lambda r: a_minute(r["joblib_2"]) / (2 * a_minute(r["joblib_1"])),
+        "two slots over Optuna with joblib": lambda r: a_minute(r["spark_2"]) / a_minute(r["joblib_2"]),
+        "two slots over Optuna with threads": lambda r: a_minute(r["spark_2"]) / a_minute(r["threads_2"]),
+        "two slots over Ray Tune": lambda r: a_minute(r["spark_2"]) / a_minute(r["ray_2"]),
+        "overhead of a trial in seconds, one slot": lambda r: overhead_s(r["spark_1"], 1),
+        "overhead of a trial in seconds, two slots": lambda r: overhead_s(r["spark_2"], 2),
+    }
+    for name, ratio in ratios.items():
+        if "Ray" not in name or given.ray_python:
+            values = [round(ratio(runs), 3) for runs in found["runs"]]
+            found[name] = {"median": statistics.median(values), "all": values}
+    return found
 
 
 def shared(given: argparse.Namespace) -> dict[str, Any]:
     """Return trials a minute of the shared pass, over those of a trial a task."""
-    raise NotImplementedError
+    runs = [
+        {how: run(f"{how}:2", given) for how in ("spark", "shared")} for _ in range(1 if given.small else given.runs)
+    ]
+    values = [round(a_minute(one["shared"]) / a_minute(one["spark"]), 2) for one in runs]
+    return {"runs": runs, "shared over a trial a task": {"median": statistics.median(values), "all": values}}
 
 
 def killed(given: argparse.Namespace) -> dict[str, Any]:
     """Return whether a search whose workers are killed ends with the trials of one that is left alone."""
-    raise NotImplementedError
+    alone, disturbed = run("alone:0", given), run("alone:5", given)
+    same = {name: alone[name] == disturbed[name] for name in ("best", "scores", "states")}
+    return {"same": same, "alone": alone, "disturbed": disturbed}
+
+
+def a_minute(found: dict[str, Any]) -> float:
+    return 60 * float(found["trials"]) / float(found["seconds"])
+
+
+def overhead_s(found: dict[str, Any], slots: int) -> float:
+    """Return what a slot spends for a trial outside of its epochs."""
+    return float((slots * found["seconds"] - found["inside_s"]) / found["trials"])
 
 
 # Rows: made once, for all.
@@ -156,6 +230,196 @@ def write(path: Path, x: NDArray[np.float32], y: NDArray[Any], split: NDArray[An
         pq.write_table(table.take(place), path / f"{part}.parquet")
 
 
+# Searches of ours.
+
+
+def session(slots: int) -> Any:
+    """Start Spark and run a small job of Python: what comes before a search costs the same in all."""
+    from sparkwright.session import start
+
+    spark = start(f"local[{slots}]", conf={"spark.driver.memory": "2g"})
+    spark.range(slots, numPartitions=slots).mapInArrow(lambda batches: batches, "id long").collect()
+    return spark
+
+
+def of_digits(given: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Search on MNIST: the exhaustive grid, or successive halving with TPE."""
+    from sparkwright.training.config import TrainingConfig
+    from sparkwright.tuning.config import TuningConfig
+    from sparkwright.tuning.space import Float, Int
+
+    epochs = 4 if given.small else EPOCHS
+    base = TrainingConfig(**{**FIXED, "epochs": epochs})
+    if kind == "grid":
+        points = {name: values[-2:] if given.small else values for name, values in GRID.items()}
+        config = TuningConfig({**points, **LAYERS}, math.prod(map(len, points.values())), base, "grid", epochs)
+    else:
+        space = {"learning_rate": Float(1e-4, 1.0, log=True), "hidden.width": Int(64, 1024, log=True)}
+        space |= {"momentum": Float(0.0, 0.98), "dropout": Float(0.0, 0.5), "schedule": GRID["schedule"]}
+        config = TuningConfig({**space, **LAYERS}, 4 if given.small else TRIALS, base, "tpe", 1, 4)
+    return search(given, given.scratch / "digits", dataclasses.replace(config, **ONE_EACH, parallel_trials=2), kind)
+
+
+def of_features(given: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Search for a head on a set's features in the library's space, on five folds of the rows that train."""
+    from head_defaults import FOLDS, load
+
+    from sparkwright.tuning.config import TuningConfig
+
+    data = load(given.features, name)
+    kept = ~data["test"]
+    write(given.scratch / name, data["x"][kept], data["y"][kept], np.full(kept.sum(), "train"))
+    config = TuningConfig(trials=4 if given.small else 100, folds=FOLDS, parallel_trials=2)
+    return search(given, given.scratch / name, config, name)
+
+
+def search(given: argparse.Namespace, rows: Path, config: Any, name: str) -> dict[str, Any]:
+    """Search on two slots; keep what was chosen, and return what it took."""
+    from sparkwright.tuning.tune import search_rows
+
+    spark = session(2)
+    started = time.perf_counter()
+    found = search_rows(spark.read.parquet(str(rows)), config, split="split")
+    seconds = time.perf_counter() - started
+    spark.stop()
+    (given.scratch / f"{name}.json").write_text(json.dumps(found.chosen.values))
+    best = found.trials[found.chosen.trial]
+    return {
+        **told(found.trials),
+        "wall_s": seconds,
+        "chosen": found.chosen.values,
+        "validation": best.folds[0].values,
+        "candidates": [candidate.to_dict() for candidate in found.candidates],
+    }
+
+
+def told(trials: list[Any]) -> dict[str, Any]:
+    """Return what trials took and how they ended."""
+    return {
+        "trials": len(trials),
+        "epochs": sum(trial.epochs for trial in trials),
+        "trial_s": sum(trial.seconds for trial in trials),
+        "inside_s": sum(epoch.seconds for trial in trials for fold in trial.folds for epoch in fold.history),
+        "seconds": max(job.stopped for trial in trials for job in trial.jobs)
+        - min(job.started for trial in trials for job in trial.jobs),
+        "states": dict(Counter(trial.state for trial in trials)),
+    }
+
+
+# Trials a minute.
+
+
+def small_heads(given: argparse.Namespace) -> tuple[Path, Any]:
+    """Write Caltech's features for all that is timed; return where, and how heads on them are searched."""
+    from head_defaults import load
+    from plain_trials import BATCH, SPACE
+
+    from sparkwright.training.config import TrainingConfig
+    from sparkwright.tuning.config import TuningConfig
+    from sparkwright.tuning.space import Float
+
+    path = given.scratch / "heads"
+    if not path.exists():
+        data = load(given.features, "caltech")
+        held = np.arange(len(data["y"])) % 5 == 0
+        write(path, data["x"], data["y"], np.where(held, "validation", "train"))
+        sides = {"x": data["x"][~held], "y": data["y"][~held], "xv": data["x"][held], "yv": data["y"][held]}
+        np.savez(given.scratch / "heads.npz", **sides)
+    base = TrainingConfig(
+        epochs=epochs_of(given), batch_size=BATCH, replicas=1, standardise=False, calibrate=False, patience=None
+    )
+    space = {name: Float(low, high, log=log) for name, (low, high, log) in SPACE.items()}
+    return path, TuningConfig(space, trials_of(given), base, "random", base.epochs, **ONE_EACH)
+
+
+def epochs_of(given: argparse.Namespace) -> int:
+    return 2 if given.small else 50
+
+
+def trials_of(given: argparse.Namespace) -> int:
+    return 6 if given.small else 60
+
+
+def timed(given: argparse.Namespace, slots: str, together: str = "trial") -> dict[str, Any]:
+    """Time the trials alone, from the first one's start to the last one's end; rows are on the worker by then."""
+    from sparkwright.tuning.tune import search_rows
+
+    path, config = small_heads(given)
+    spark = session(int(slots))
+    config = dataclasses.replace(config, together=together)
+    found = search_rows(spark.read.parquet(str(path)), config, split="split")
+    spark.stop()
+    return told(found.trials)
+
+
+def plain(given: argparse.Namespace, jobs: str, how: str) -> dict[str, Any]:
+    import plain_trials
+
+    if not (given.scratch / "heads.npz").exists():
+        small_heads(given)
+    runs = {"joblib": plain_trials.optuna_joblib, "threads": plain_trials.optuna_threads, "ray": plain_trials.ray_tune}
+    return runs[how](str(given.scratch / "heads.npz"), trials_of(given), int(jobs), epochs_of(given))
+
+
+# Workers that are killed.
+
+
+def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
+    """Search in the deterministic mode; kill a worker that is at work after every eighth measurement, so often."""
+    from sparkwright.events import Event, TrialMeasured
+    from sparkwright.tuning.tune import search_rows
+
+    path, config = small_heads(given)
+    due: queue.Queue[float] = queue.Queue()
+    measured = 0
+
+    def emit(event: Event) -> None:
+        nonlocal measured
+        measured += isinstance(event, TrialMeasured)
+        if isinstance(event, TrialMeasured) and measured % (2 if given.small else 8) == 0:
+            due.put(measured)
+
+    struck: list[int] = []
+    thread = threading.Thread(target=kill, args=(due, int(kills), struck), daemon=True)
+    spark = session(2)
+    thread.start()
+    config = dataclasses.replace(config, parallel_trials=2, sampler="tpe", min_epochs=2 if given.small else 6)
+    found = search_rows(spark.read.parquet(str(path)), config, split="split", emit=emit)
+    spark.stop()
+    scores = [trial.value for trial in found.trials]
+    return {
+        **told(found.trials),
+        "killed": len(struck),
+        "lost": sum(trial.attempts - len(trial.jobs) for trial in found.trials),
+        "best": [found.chosen.trial, found.chosen.values],
+        "scores": scores,
+    }
+
+
+def kill(due: "queue.Queue[float]", kills: int, struck: list[int]) -> None:
+    """Kill a worker of Spark below this process whenever it is due."""
+    while len(struck) < kills:
+        due.get()
+        for _ in range(1000):
+            if victims := workers():
+                victims[0].kill()
+                struck.append(victims[0].pid)
+                break
+            time.sleep(0.005)
+
+
+def workers() -> list[psutil.Process]:
+    """Return the Python workers that compute at this moment: forked by a daemon of Spark, and running."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            daemons = [each is not None and "pyspark.daemon" in " ".join(each.cmdline()) for each in (process, parent)]
+            if all(daemons) and process.status() == psutil.STATUS_RUNNING:
+                found.append(process)
+    return found
+
+
 # What is trained outside of searches.
 
 
@@ -163,9 +427,11 @@ def chosen(given: argparse.Namespace, name: str, seed: str) -> dict[str, Any]:
     """Train what a search chose on all of MNIST's training rows, and test it."""
     from sparkwright.training.arrays import fit_arrays
     from sparkwright.training.config import TrainingConfig
+    from sparkwright.tuning.space import configure
 
     rows, settings = np.load(given.scratch / "all.npz"), json.loads((given.scratch / f"{name}.json").read_text())
-    config = TrainingConfig(**{**FIXED, **settings, "epochs": 2 if given.small else FINAL_EPOCHS, "seed": int(seed)})
+    config = configure(TrainingConfig(**FIXED), settings)
+    config = config.replace(epochs=2 if given.small else FINAL_EPOCHS, seed=int(seed))
     result = fit_arrays(rows["x"], rows["y"], config)
     assert result.head is not None
     wrong = result.head.forward(rows["xt"]).argmax(1) != rows["yt"]
@@ -182,6 +448,7 @@ def heads(given: argparse.Namespace, name: str) -> dict[str, Any]:
 
     from sparkwright.training.arrays import fit_arrays
     from sparkwright.training.config import TrainingConfig
+    from sparkwright.tuning.space import configure
 
     data, settings = load(given.features, name), json.loads((given.scratch / f"{name}.json").read_text())
     fold, test = folds(data["y"][~data["test"]]), data["test"]
@@ -189,7 +456,7 @@ def heads(given: argparse.Namespace, name: str) -> dict[str, Any]:
     wrong: dict[str, list[Any]] = {"tuned": [], "defaults": []}
     for kind, changes in (("tuned", settings), ("defaults", {})):
         for seed in SEEDS:
-            config, held = TrainingConfig(**{**changes, "refit": True, "seed": seed}), fold == seed
+            config, held = configure(TrainingConfig(refit=True, seed=seed), changes), fold == seed
             head = fit_arrays(x[~held], y[~held], config, validation=(x[held], y[held])).head
             assert head is not None
             wrong[kind].append(head.forward(xt).argmax(1) != yt)
@@ -241,7 +508,18 @@ MEASURED: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "shared": shared,
     "killed": killed,
 }
-ONE: dict[str, Callable[..., dict[str, Any]]] = {"chosen": chosen, "heads": heads}
+ONE: dict[str, Callable[..., dict[str, Any]]] = {
+    "digits": of_digits,
+    "chosen": chosen,
+    "tuned": of_features,
+    "heads": heads,
+    "spark": timed,
+    "shared": functools.partial(timed, together="shared"),
+    "joblib": functools.partial(plain, how="joblib"),
+    "threads": functools.partial(plain, how="threads"),
+    "ray": functools.partial(plain, how="ray"),
+    "alone": alone,
+}
 
 
 if __name__ == "__main__":
