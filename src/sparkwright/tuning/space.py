@@ -224,12 +224,12 @@ class Space:
             )
         return every
 
-    def check(self, base: TrainingConfig, *, photos: bool = False) -> None:
+    def check(self, base: TrainingConfig, *, photos: bool = True) -> None:
         """Refuse what no training can use, before the search.
 
         Args:
             base: What holds for all trials where the space says nothing.
-            photos: Whether whole networks train on photos, so that there is something to augment.
+            photos: Whether whole networks train on photos, so that there is something to augment, as far as is known.
 
         Raises:
             InputError: A value that `TrainingConfig` refuses, whatever the other settings are; a loss that is searched

@@ -12,7 +12,8 @@ from sparkwright.networks.augmentation import as_augmentation
 from sparkwright.training.checks import setting_problems
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.settings import RANGES, TASKS, WHOLE, is_number
-from sparkwright.tuning.dimensions import Choice, Dimension, Fixed, Float, Int, plain, read
+from sparkwright.tuning.dimensions import Choice, Dimension, Fixed, Float, Int, plain
+from sparkwright.tuning.reading import read_dimensions
 
 __all__ = ["WITHOUT_CHOICE", "read_space", "value_problems"]
 
@@ -66,7 +67,7 @@ def read_space(given: Mapping[str, Any]) -> dict[str, tuple[Dimension, ...]]:
         if wrong := _name_problems(str(text), name, found):
             problems += wrong
             continue
-        dimensions, wrong = read(what, whole=name in WHOLE or name in _WIDTHS, mapping=name in _MAPPINGS)
+        dimensions, wrong = read_dimensions(what, whole=name in WHOLE or name in _WIDTHS, mapping=name in _MAPPINGS)
         found[name] = tuple(dimensions)
         problems += [f"`{name}`: {problem}" for problem in wrong]
         if not wrong:
