@@ -270,12 +270,16 @@ class TrialMeasured(Event):
 
 @dataclass(frozen=True)
 class TrialEnded(Event):
-    """A trial is ``"complete"``, ``"stopped"``, ``"failed"`` or ``"rejected"``, for that `reason`; with its `value`."""
+    """A trial is ``"complete"``, ``"stopped"``, ``"failed"`` or ``"rejected"``, for that `reason`.
+
+    `value` is what the search compares, `metrics` all that was measured; None and empty if nothing was.
+    """
 
     trial: int
     state: str
     value: float | None = None
     reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Trial:
         reason: Why it is failed, rejected or stopped.
         folds: The newest measurement of each fold, in the folds' order.
         value: The first objective: mean over the folds, each at its best epoch so far; None before it is measured.
-        objectives: Every objective by name, likewise; complete for trials that are measured.
+        metrics: Metric → mean over the folds, likewise; and ``"parameters"``, the weights that it trains.
         rungs: Epoch → `value` there: what trials were compared by.
         seconds: What all its assignments took.
         attempts: Assignments that ran, those that a lost worker took along too.
@@ -130,7 +130,7 @@ class Trial:
     reason: str = ""
     folds: list[Measurement] = field(default_factory=list, repr=False)
     value: float | None = None
-    objectives: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     rungs: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
     attempts: int = 0
