@@ -8,6 +8,8 @@
       metrics.json    what came out
       report.html, model/, features/, predictions/
       checkpoints/    of the training, until the run has ended well
+      tuning/         of a search: what it goes on from, and Optuna's journal
+      trials.json     of a search: all that it tried
 
 One process at a time works in it. The folder may lie anywhere `sparkwright.storage` writes. Events of a run that
 is not on this machine's disk are kept in a temporary file and copied at the end of every stage.
@@ -40,9 +42,10 @@ from sparkwright.events import (
 from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
-__all__ = ["CHECKPOINTS", "Run", "check_folder", "read_run"]
+__all__ = ["CHECKPOINTS", "TRIALS", "TUNING", "Run", "check_folder", "read_run"]
 
 CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.json", "checkpoints"
+TUNING, TRIALS = "tuning", "trials.json"
 
 
 class Run:
@@ -127,7 +130,7 @@ class Run:
                     f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
                 )
         elif overwrite:
-            for name in (EVENTS, METRICS, CHECKPOINTS, "report.html", "model", "predictions"):
+            for name in (EVENTS, METRICS, CHECKPOINTS, TUNING, TRIALS, "report.html", "model", "predictions"):
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:

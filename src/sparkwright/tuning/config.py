@@ -93,7 +93,7 @@ class TuningConfig:
     @property
     def first_rung(self) -> int:
         """`min_epochs`, or what None stands for."""
-        return self.min_epochs or max(1, self.base.epochs // self.eta**3)
+        return self.min_epochs or max(1, round(self.base.epochs / self.eta**3))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
