@@ -61,10 +61,7 @@ def test_candidates_are_trained_to_their_end_and_differ():
 
 
 def test_what_scores_too_slowly_is_left_out():
-    slow, quick = (
-        trial(n, 0.9 - n / 10, folds=[Measurement(n, values={"seconds_per_row": seconds})])
-        for n, seconds in enumerate((0.5, 0.1))
-    )
+    slow, quick = (trial(n, 0.9 - n / 10, metrics={"seconds_per_row": seconds}) for n, seconds in enumerate((0.5, 0.1)))
     assert best_trials([slow, quick], "max", 1)[0].number == 0
     assert best_trials([slow, quick], "max", 1, max_seconds_per_row=0.2)[0].number == 1
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
@@ -94,6 +94,23 @@ class TuningConfig:
     def first_rung(self) -> int:
         """`min_epochs`, or what None stands for."""
         return self.min_epochs or max(1, round(self.base.epochs / self.eta**3))
+
+    @property
+    def directions(self) -> dict[str, Literal["min", "max"]]:
+        """Objective → whether less or more of it is better."""
+        metrics = METRICS[self.base.task]
+        return {name: metrics.get(name, "min") for name in self.objectives}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Cost → what it may be at most."""
+        limits = {"parameters": self.max_parameters, "seconds_per_row": self.max_seconds_per_row}
+        return {name: float(most) for name, most in limits.items() if most is not None}
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """Costs that trials are to tell, because they are compared or limited."""
+        return tuple(name for name in COSTS if name in self.objectives or name in self.limits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

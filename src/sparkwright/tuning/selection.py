@@ -93,7 +93,7 @@ def best_trials(
     measured = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
     measured = [trial for trial in measured if trial.state not in ("failed", "rejected")]
     if max_seconds_per_row is not None:
-        measured = [trial for trial in measured if _seconds_per_row(trial) <= max_seconds_per_row]
+        measured = [trial for trial in measured if trial.metrics.get("seconds_per_row", 0.0) <= max_seconds_per_row]
     complete = [trial for trial in measured if trial.state == "complete"]
     if measured and not complete:
         furthest = max(trial.epochs for trial in measured)
@@ -104,10 +104,6 @@ def best_trials(
     for trial in sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number)):
         found.setdefault(json.dumps(trial.values, sort_keys=True), trial)
     return list(found.values())[:count]
-
-
-def _seconds_per_row(trial: Trial) -> float:
-    return fmean(fold.values.get("seconds_per_row", 0.0) for fold in trial.folds)
 
 
 def _fates(trials: Sequence[Trial]) -> str:
@@ -195,7 +191,7 @@ class Retraining:
         every = [result for results in of_seed.values() for result in results]
         failure = next((result.failure for result in every if result.failure), "")
         parameters = self.runner.parameters(trial.values)
-        searched = _means([fold.values for fold in trial.folds])
+        searched = dict(trial.metrics)
         if failure:
             return Candidate(trial.number, trial.values, searched, parameters=parameters, failure=failure)
         return Candidate(
