@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ from sparkwright.training.rows.columns import Columns, arrow_schema, column_prob
 from sparkwright.training.rows.population import invalid_problems
 from sparkwright.training.subject import Subject
 
-__all__ = ["MLPClassifier", "MLPRegressor", "TrainingEstimator"]
+__all__ = ["Checked", "MLPClassifier", "MLPRegressor", "TrainingEstimator"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,25 @@ def _to_initial(value: Any) -> str | Model | None:
     if value is None or isinstance(value, str | Model):
         return value
     raise TypeError(f"a model or the path of one is needed, not {type(value).__name__}.")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a `fit` trains, on a table that it can be trained on.
+
+    Attributes:
+        config: How.
+        columns: On what.
+        subject: A whole network; None for a head on the features.
+        alone: Whether one column holds a row's features, or its content.
+        key: What the features are, as far as the column tells.
+    """
+
+    config: TrainingConfig
+    columns: Columns
+    subject: Subject | None
+    alone: bool
+    key: FeatureKey | None
 
 
 class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[Any], DefaultParamsWritable):
@@ -127,7 +147,7 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
         return super().fit(dataset, params)
 
     @contextmanager
-    def _listening(self) -> Iterator[Emit]:
+    def listening(self) -> Iterator[Emit]:
         """Return what hears of the training."""
         if not (self.getOrDefault(self.progress) and sys.stderr.isatty()):
             yield Bus([_log_warning]).emit
@@ -145,7 +165,8 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
 
     def _fit(self, dataset: Any) -> TrainedModel:
         """Train on a gang of workers, or in this process for a table without Spark; see `train` and `fit_table`."""
-        config, columns, types, subject = self._checked(dataset)
+        checked = self.checked(dataset)
+        config, columns, subject = checked.config, checked.columns, checked.subject
         initial = self.getOrDefault(self.initialModel)
         common: dict[str, Any] = {
             "features": columns.features,
@@ -158,10 +179,7 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
             "run": self.getOrDefault(self.runDir),
             "checkpoint_s": self.getOrDefault(self.checkpointSeconds),
         }
-        nested = pa.types.is_nested(types.field(columns.features[0]).type)
-        alone = len(columns.features) == 1 and (nested or subject is not None)
-        key = None
-        with self._listening() as emit:
+        with self.listening() as emit:
             if isinstance(dataset, DataFrame):
                 result = train(
                     dataset,
@@ -173,19 +191,23 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
                     emit=emit,
                     **common,
                 )
-                key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if alone and nested else None
             else:
                 result = fit_table(dataset, config, emit=emit, **common)
-        model = self.model_class(
-            model=to_model(result, key),
-            inputCol=columns.features[0] if alone else None,
-            inputCols=None if alone else columns.features,
+        return self.stage(to_model(result, checked.key), checked)
+
+    def stage(self, model: Model, checked: Checked) -> TrainedModel:
+        """Return the transformer that adds a trained model's predictions."""
+        features = checked.columns.features
+        stage = self.model_class(
+            model=model,
+            inputCol=features[0] if checked.alone else None,
+            inputCols=None if checked.alone else features,
             predictionCol=self.getOrDefault(self.predictionCol),
         )
-        return model._resetUid(self.uid)
+        return stage._resetUid(self.uid)
 
-    def _checked(self, dataset: Any) -> tuple[TrainingConfig, Columns, pa.Schema, Subject | None]:
-        """Return configuration, columns, their types and what is trained, if all can be used, and with this table.
+    def checked(self, dataset: Any) -> Checked:
+        """Return what is trained and on what, if all of it can be used, and with this table.
 
         Raises:
             InputError: All that is wrong, in one message.
@@ -220,7 +242,11 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
         if problems or wrong:
             kind = InputError if problems else ColumnError
             raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)
-        return config, columns, types, subject
+        nested = pa.types.is_nested(types.field(columns.features[0]).type)
+        alone = len(columns.features) == 1 and (nested or subject is not None)
+        spark = alone and nested and isinstance(dataset, DataFrame)
+        key = FeatureKey.of_column(dataset.schema[columns.features[0]]) if spark else None
+        return Checked(config, columns, subject, alone, key)
 
     def _run_problems(self) -> list[str]:
         """Return what is wrong with the Params that the result does not depend on."""

@@ -41,6 +41,24 @@ class TrainedModel(ModelTransformer):
         """The epoch that the validation rows chose; the last without them."""
         return int(self.getModel().lineage["training"]["best_epoch"])
 
+    @property
+    def trials(self) -> "pd.DataFrame":
+        """What the `Tuner` tried that gave this model, a row a trial, in their order; no rows where none gave it.
+
+        Columns: ``number``, ``state``, ``reason``, ``value`` (what trials were compared by), ``epochs``,
+        ``best_epoch``, ``seconds``, ``attempts``; and one for each setting that was searched, NaN or None in trials that
+        had none.
+        """
+        import pandas as pd
+
+        rows = self.getModel().lineage.get("tuning", {}).get("trials", [])
+        return pd.DataFrame([{**row, **row["values"]} for row in rows]).drop(columns="values", errors="ignore")
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The settings that the `Tuner` chose; empty where none gave this model."""
+        return dict(self.getModel().lineage.get("tuning", {}).get("best", {}).get("values", {}))
+
 
 def _history_row(event: EpochEnded) -> dict[str, Any]:
     metrics = {f"train_{name}": value for name, value in event.training.items()}
