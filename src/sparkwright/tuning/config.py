@@ -77,7 +77,7 @@ class TuningConfig:
         if self.objectives[0] in METRICS[self.base.task]:
             object.__setattr__(self, "base", self.base.replace(monitor=self.objectives[0]))
         try:
-            object.__setattr__(self, "space", _space(self.space))
+            object.__setattr__(self, "space", _space(self.space, self.base.task))
             self.searched.check(self.base)
         except InputError as error:
             problems += error.problems or (str(error),)
@@ -124,10 +124,10 @@ class TuningConfig:
         }
 
 
-def _space(given: "Space | Mapping[str, Any] | str | None") -> Space:
+def _space(given: "Space | Mapping[str, Any] | str | None", task: str) -> Space:
     if isinstance(given, Space):
         return given
-    return Space(given) if isinstance(given, Mapping) else Space.load(given or "head")
+    return Space(given) if isinstance(given, Mapping) else Space.load(given or "head", task=task)
 
 
 def _range_problems(config: TuningConfig) -> list[str]:

@@ -46,7 +46,7 @@ class TrainedModel(ModelTransformer):
         """What the `Tuner` tried that gave this model, a row a trial, in their order; no rows where none gave it.
 
         Columns: ``number``, ``state``, ``reason``, ``value`` (what trials were compared by), ``epochs``,
-        ``best_epoch``, ``seconds``, ``attempts``; and one for each setting that was searched, NaN or None in trials that
+        ``best_epoch``, ``seconds``, ``attempts``; and one for each setting, NaN or None in trials that
         had none.
         """
         import pandas as pd
