@@ -34,7 +34,7 @@ from sparkwright.training.transports._base import hosting
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["TrainingResult", "train", "transport_problems"]
+__all__ = ["TrainingResult", "select_rows", "train", "transport_problems"]
 
 MEMORY_MIB = 1024
 STALL_LIMIT_S = 120.0
@@ -122,7 +122,7 @@ def train(
     check_columns(columns, types, df.columns, config.task, subject.reader.payload)
     kind = label_kind(types.field(label).type)
     workers = _workers(spark, config, num_workers, transport)
-    rows = _selected(df, columns)
+    rows = select_rows(df, columns)
     allowed = allowed_classes(classes, subject)
     ship_library(spark)
     check_imports(spark, subject.specs, config.loss)
@@ -216,15 +216,15 @@ def _workers(spark: "SparkSession", config: TrainingConfig, wanted: int | None, 
     return wanted
 
 
-def _selected(df: "DataFrame", columns: Columns) -> "DataFrame":
-    """Return the needed columns of the rows that are not on the test side; vectors as arrays."""
+def select_rows(df: "DataFrame", columns: Columns, more: Sequence[str] = ()) -> "DataFrame":
+    """Return the needed columns, and `more`, of the rows that are not on the test side; vectors as arrays."""
     from pyspark.ml.functions import vector_to_array
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     if columns.split is not None:
         df = df.where(F.col(f"`{columns.split}`").eqNullSafe("test") == F.lit(False))
-    there = {field.name: field.dataType for field in df.schema.fields if field.name in columns.names}
+    there = {field.name: field.dataType for field in df.schema.fields if field.name in (*columns.names, *more)}
     return df.select(
         *(
             vector_to_array(F.col(f"`{name}`"), "float32").alias(name)

@@ -13,8 +13,8 @@ __all__ = ["Runner"]
 class Runner(ABC):
     """Trains trials of one search on one set of rows; runs on the driver, or without Spark in this process.
 
-    What an assignment measures depends on its trial's values, the rows and the seed, never on which runner did it, where,
-    how many at a time or how often it was tried.
+    What an assignment measures depends on its trial's values, the rows and the seed; never on which runner did it, on
+    which worker, how many at a time, or how often it was tried.
 
     Attributes:
         slots: Jobs that run at a time; more wait.
@@ -39,7 +39,7 @@ class Runner(ABC):
 
     @abstractmethod
     def parameters(self, values: Mapping[str, Any]) -> int:
-        """Return how many weights a trial of these values trains, frozen ones included; without training it.
+        """Return how many weights the network of a trial of these values has, without training it.
 
         Raises:
             InputError: They are no configuration.

@@ -1,0 +1,84 @@
+"""Trials in this process, one after the other, without Spark."""
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from sparkwright import storage
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.rows.columns import Columns
+from sparkwright.training.rows.population import Invalid
+from sparkwright.training.subject import Head, Subject
+from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.trial_rows import plan_local, read_local
+from sparkwright.tuning.trial_task import TrialSetting, count_parameters, train_trials
+from sparkwright.tuning.trials import Assignment, Measurement
+
+if TYPE_CHECKING:
+    from sparkwright.data.local import LocalTable
+
+__all__ = ["LocalRunner"]
+
+
+class LocalRunner(Runner):
+    """Trains in this process.
+
+    Args:
+        table: As `fit_table` takes it; rows of the test side are left alone.
+        base: What holds where a trial's values say nothing.
+        folder: Where paused trials are kept, a path or URI.
+        columns: Of the table.
+        subject: What is trained; None: a head on the features.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are.
+        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
+        group: Column of what folds must not divide.
+        folds: Parts of the rows, each of which validates once; None: the rows have sides.
+        costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
+        together: Assignments that a job takes.
+
+    Attributes:
+        population: What the rows are together, with the first fold's sides.
+
+    Raises:
+        ColumnError: A column is missing or of another type; rows that cannot be trained on.
+        InputError: Nothing validates; too few rows.
+    """
+
+    slots = 1
+
+    def __init__(
+        self,
+        table: "LocalTable",
+        base: TrainingConfig,
+        folder: str,
+        columns: Columns,
+        *,
+        subject: Subject | None = None,
+        classes: Sequence[str] | None = None,
+        invalid: Invalid = "error",
+        group: str | None = None,
+        folds: int | None = None,
+        costs: Sequence[str] = (),
+        together: int = 1,
+    ) -> None:
+        self.together = together
+        self._setting = TrialSetting(base, storage.to_uri(folder), tuple(costs))
+        plan, self._subject = plan_local(
+            table, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
+        )
+        self._rows = read_local(table, plan, self._subject.reader)
+        self.population = self._rows.population
+        self._lock = Lock()  # the number of torch's threads is the process's
+
+    def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
+        with self._lock:
+            return train_trials(assignments, self._rows, self._setting, self._subject)
+
+    def parameters(self, values: Mapping[str, Any]) -> int:
+        return count_parameters(self._setting.config(values), self.population, self._subject)
+
+    def drop(self, trial: int) -> None:
+        self._setting.drop(trial)
+
+    def close(self) -> None:
+        """There is nothing to free."""

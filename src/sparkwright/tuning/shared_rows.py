@@ -1,0 +1,148 @@
+"""The rows of a search on Spark: in the run's folder, and copied to the local disk of each executor once.
+
+::
+
+    RUN/tuning/rows/data/                 encoded rows, Parquet by Spark
+    RUN/tuning/rows/rows.json             put last: which files they are
+    SPARK'S LOCAL FOLDER/tuning-<key>/    an executor's copy: files that all its processes map (`RowFiles`)
+"""
+
+import contextlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparkwright import storage
+from sparkwright.errors import ExistsError, StorageError
+from sparkwright.locks import locked
+from sparkwright.session import worker_errors
+from sparkwright.training.cluster.fit import MEMORY_MIB, select_rows
+from sparkwright.training.rows.encoding import ENCODED, ENCODED_DDL
+from sparkwright.training.rows.files import RowFiles
+from sparkwright.training.rows.population import examine
+from sparkwright.training.rows.readers import Reader
+from sparkwright.training.rows.store import Census, local_folder
+from sparkwright.tuning.trial_rows import GROUP, ROWS_AT_ONCE, Groups, RowsPlan, TrialEncoding, TrialRows
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["SharedRows", "write_shared"]
+
+_WAIT_S = 0.05
+_FACTS, _GROUPS = "census.json", "groups.npy"
+_DATA, _MANIFEST = "data", "rows.json"
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """A search's rows in the run's folder; small enough to travel in every job.
+
+    Args:
+        uri: Of the encoded rows' folder, which driver and workers share.
+        key: Of the rows: executors know their copy by it.
+        files: Names of the files.
+        plan: Of the search.
+        memory_bytes: Rows that are mapped into memory; of more, those of a batch are read from the local disk.
+    """
+
+    uri: str
+    key: str
+    files: tuple[str, ...] = field(repr=False)
+    plan: RowsPlan = field(repr=False)
+    memory_bytes: int = MEMORY_MIB << 20
+
+    def open(self, reader: Reader) -> TrialRows:
+        """Return the rows; copies them to this machine's disk if no process has done so. Runs on executors.
+
+        Raises:
+            StorageError: The files cannot be read here.
+            ColumnError: Rows that cannot be trained on, counted by what is wrong.
+            InputError: See `TrialRows`.
+        """
+        root, plan = self.root, self.plan
+        files = RowFiles(self.key, 0, root, reader)
+        with _alone(root):
+            if not (root / _FACTS).exists():
+                self._copy(files, root)
+        census = Census.from_json((root / _FACTS).read_text())
+        examine(census, plan.config, plan.columns, plan.kind, plan.classes, plan.invalid)
+        loaded = files.load(range(1), int(next(iter(census.widths), 0)), self.memory_bytes)
+        if loaded is None:
+            raise StorageError(f"{root} has lost rows of the search that were copied there.")
+        return TrialRows(plan, loaded[0], census, np.load(root / _GROUPS))
+
+    def remove(self) -> None:
+        """Delete this executor's copy."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def root(self) -> Path:
+        """Folder of an executor's copy, on its local disk."""
+        return local_folder() / f"tuning-{self.key}"
+
+    def _copy(self, files: RowFiles, root: Path) -> None:
+        files.remove()  # what a process left that died
+        groups = Groups(self._read())
+        census = files.keep(groups, range(1)).census
+        width = int(next(iter(census.widths), 0))
+        kept = files.load(range(1), width, self.memory_bytes) if len(census.widths) < 2 else None
+        np.save(root / _GROUPS, groups.of(kept[0].key if kept else np.empty(0, np.int64)))
+        (root / _FACTS).write_text(census.to_json())  # last: now they are whole
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        schema = ENCODED.append(GROUP)
+        for name in self.files:
+            try:
+                content = storage.read_bytes(storage.join(self.uri, name))
+            except FileNotFoundError as error:
+                raise StorageError(f"A worker does not find {name} of the search's rows in {self.uri}.") from error
+            for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(ROWS_AT_ONCE):
+                yield pa.record_batch([batch[name] for name in schema.names], names=schema.names).cast(schema)
+
+
+def write_shared(df: "DataFrame", plan: RowsPlan, reader: Reader, folder: str) -> SharedRows:
+    """Encode a DataFrame's rows into a run's folder, by one job; what an earlier search left there is taken as it is.
+
+    Runs on the driver, which sees no row.
+
+    Args:
+        df: Holds the plan's columns; rows of the test side are not read.
+        plan: Of the search.
+        reader: Of what is trained.
+        folder: Where they go; driver and workers share it.
+    """
+    data, manifest = storage.join(folder, _DATA), storage.join(folder, _MANIFEST)
+    if not storage.exists(manifest):
+        more = [plan.group] if plan.group else []
+        encoding = TrialEncoding.of(plan, reader)
+        encoded = select_rows(df, plan.columns, more).mapInArrow(encoding, f"{ENCODED_DDL}, group bigint")
+        with worker_errors():
+            encoded.write.mode("overwrite").parquet(data)
+        files = [name for name in storage.list_files(data) if name.endswith(".parquet")]
+        storage.write_bytes(manifest, json.dumps({"key": uuid.uuid4().hex, "files": files}).encode())
+    facts = json.loads(storage.read_bytes(manifest))
+    return SharedRows(data, facts["key"], tuple(facts["files"]), plan)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder of a local disk; waits for another process of this machine that does."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(str(folder)))
+            except ExistsError:
+                time.sleep(_WAIT_S)
+                continue
+            yield
+            return
