@@ -74,6 +74,8 @@ class Threads(Transport):
 class EverySync(Checkpoints):
     """Keeps a copy of each sync's snapshot in memory: of the common part from rank 0, of replicas from their hosts."""
 
+    pause_after = None
+
     def __init__(self, kept: dict[tuple[int, int], dict[int, Snapshot]]) -> None:
         self._kept = kept
 

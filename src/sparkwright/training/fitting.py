@@ -5,7 +5,7 @@ It runs in every process of a training, with the rows of the replicas hosted the
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,10 +20,10 @@ from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, St
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.loop import Fitted, Loop, cpu_threads
+from sparkwright.training.loop import Fitted, Loop, Place, cpu_threads, finished
 from sparkwright.training.replica.allocation import freed_memory_kept
 from sparkwright.training.replica.batch_norm import COUNTER
-from sparkwright.training.replica.replica import Shard
+from sparkwright.training.replica.replica import Replica, Shard
 from sparkwright.training.replica.schedule import as_it_was
 from sparkwright.training.rows.encoding import TRAIN, VALIDATION
 from sparkwright.training.rows.moments import Moments, measure_moments
@@ -37,7 +37,7 @@ from sparkwright.training.tasks import class_factors, make_factors, make_task
 from sparkwright.training.thresholds import find_thresholds
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["EpochsAsProgress", "Outcome", "train_rows"]
+__all__ = ["EpochsAsProgress", "Outcome", "moments_of", "train_rows", "training_steps"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,36 @@ def train_rows(
         NotFiniteError: The loss is not finite.
         InputError: `checkpoints` holds another training; `subject` takes rows of another shape.
     """
+    with cpu_threads(config.threads), freed_memory_kept():
+        return finished(training_steps(config, population, rows, transport, emit, checkpoints, subject))
+
+
+def training_steps(
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    transport: Transport,
+    emit: Emit = ignore,
+    checkpoints: Checkpoints | None = None,
+    subject: Subject | None = None,
+    replica: Callable[..., Replica] = Replica,
+    moments: Moments | None = None,
+) -> Generator[Place, None, Outcome]:
+    """Do what `train_rows` does from sync to sync; before each stretch, yield where the training is.
+
+    For trainings that take turns in one process; threads and memory are up to who drives them.
+
+    Args:
+        config: As in `train_rows`, and likewise the next six.
+        population: What all rows are together.
+        rows: Of each hosted replica.
+        transport: To the other processes.
+        emit: What takes events.
+        checkpoints: Where the training is kept.
+        subject: What is trained.
+        replica: What makes the replicas (`sparkwright.training.loop.Loop`).
+        moments: What `moments_of` gives for the training rows; None measures them.
+    """
     subject, started = subject or Head(), time.perf_counter()
     config = subject.named(config)
     saved = checkpoints.load(transport.hosted) if checkpoints else None
@@ -130,43 +160,44 @@ def train_rows(
     if population.unseen:
         emit(Warned(_unseen(population.unseen)))
     seconds: dict[str, float] = {}
-    with cpu_threads(config.threads), freed_memory_kept():
-        if saved is None or saved.phase == "selection":
-            validation = VALIDATION if population.validated else None
-            fitted = _fit(config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, subject)
-            saved = None
-            temperature, thresholds = 1.0, tuple[float, ...]()
-            if population.classes and population.validated:
-                shards = _shards(config, population, rows, [VALIDATION], subject.reader)
-                if config.calibrate and config.link != "sequential" and subject.output(fitted.module) is not None:
-                    temperature = find_temperature(fitted.module, shards, transport, config.link)
-                if config.threshold_metric is not None:
-                    wanted = (config.threshold_metric, config.link, temperature)
-                    thresholds = find_thresholds(fitted.module, shards, transport, *wanted)
-            selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every, thresholds)
-            seconds["selection"] = time.perf_counter() - started
-        else:
-            selection = Selection.from_notes(saved.facts["notes"])
-        if config.refit and population.validated:
-            started = time.perf_counter()
-            emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
-            progress = EpochsAsProgress(emit, "refit")
-            # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-            again = as_it_was(config, selection.history).replace(
-                epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None
-            )
-            sides, notes = [TRAIN, VALIDATION], selection.to_notes()
-            fitted = _fit(again, population, rows, transport, sides, None, progress, checkpoints, saved, subject, notes)
-            seconds["refit"] = time.perf_counter() - started
-            emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
-        output = subject.output(fitted.module)
-        if selection.temperature != 1 and output is not None:
-            _divide(output, selection.temperature)
-        weights = {
-            name: value.detach().cpu().numpy().copy()
-            for name, value in fitted.module.state_dict().items()
-            if not name.endswith(COUNTER)
-        }
+    if saved is None or saved.phase == "selection":
+        validation = VALIDATION if population.validated else None
+        own = (config, population, rows, transport, [TRAIN], validation, emit, checkpoints, saved, subject)
+        fitted = yield from _fit(*own, replica=replica, moments=moments)
+        saved = None
+        temperature, thresholds = 1.0, tuple[float, ...]()
+        if population.classes and population.validated:
+            shards = _shards(config, population, rows, [VALIDATION], subject.reader)
+            if config.calibrate and config.link != "sequential" and subject.output(fitted.module) is not None:
+                temperature = find_temperature(fitted.module, shards, transport, config.link)
+            if config.threshold_metric is not None:
+                wanted = (config.threshold_metric, config.link, temperature)
+                thresholds = find_thresholds(fitted.module, shards, transport, *wanted)
+        selection = Selection(fitted.epoch, fitted.history, temperature, fitted.sync_every, thresholds)
+        seconds["selection"] = time.perf_counter() - started
+    else:
+        selection = Selection.from_notes(saved.facts["notes"])
+    if config.refit and population.validated:
+        started = time.perf_counter()
+        emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
+        progress = EpochsAsProgress(emit, "refit")
+        # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
+        again = as_it_was(config, selection.history).replace(
+            epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None
+        )
+        sides, notes = [TRAIN, VALIDATION], selection.to_notes()
+        own = (again, population, rows, transport, sides, None, progress, checkpoints, saved, subject)
+        fitted = yield from _fit(*own, notes, replica)
+        seconds["refit"] = time.perf_counter() - started
+        emit(StageEnded("refit", seconds["refit"], rows=fitted.history[-1].rows))
+    output = subject.output(fitted.module)
+    if selection.temperature != 1 and output is not None:
+        _divide(output, selection.temperature)
+    weights = {
+        name: value.detach().cpu().numpy().copy()
+        for name, value in fitted.module.state_dict().items()
+        if not name.endswith(COUNTER)
+    }
     return Outcome(weights, **vars(selection), seconds=seconds)
 
 
@@ -182,22 +213,15 @@ def _fit(
     saved: Snapshot | None,
     subject: Subject,
     notes: Mapping[str, Any] | None = None,
-) -> Fitted:
+    replica: Callable[..., Replica] = Replica,
+    moments: Moments | None = None,
+) -> Generator[Place, None, Fitted]:
     """Train from the first weights on, on the rows of some sides."""
-    names = ("train",) if len(sides) == 1 else ("train", "validation")
-    counts, total = population.label_counts(names), sum(population.census.rows[name] for name in names)
-    factors = make_factors(config, population.classes, counts, total)
-    weights = {replica: own.weight for replica, own in rows.items()}
-    if config.task == "classification":
-        weights = {
-            replica: own.weight * factors[_targets(own, population.classes, config.task).numpy()]
-            for replica, own in rows.items()
-        }
-    moments = (
-        Moments.from_notes(saved.facts["notes"]["moments"])
-        if saved is not None
-        else measure_moments(rows, sides, weights, transport, features=subject.standardises(config))
-    )
+    counts, factors = _factors(config, population, sides)
+    if saved is not None:
+        moments = Moments.from_notes(saved.facts["notes"]["moments"])
+    elif moments is None:
+        moments = moments_of(config, population, rows, transport, subject, sides)
     task = make_task(config, factors, moments)
     module = subject.module(config, population, task, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
@@ -216,11 +240,42 @@ def _fit(
         )
         config = config.replace(sync_every=every)
     notes = {**(notes or {}), "moments": moments.to_notes(), "sync_every": config.sync_every}
-    loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes)
+    loop = Loop(config, task, make_strategy(config), transport, emit, checkpoints, phase, notes, replica)
     validated = None if validation is None else _shards(config, population, rows, [validation], subject.reader)
-    fitted = loop.fit(module, train, validated, saved)
+    fitted = yield from loop.steps(module, train, validated, saved)
     task.finish(cast(nn.Linear, subject.output(fitted.module)))
     return fitted
+
+
+def moments_of(
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    transport: Transport,
+    subject: Subject,
+    sides: Sequence[int] = (TRAIN,),
+) -> Moments:
+    """Return the moments of some sides' rows, weighted as the training weights them; a collective call.
+
+    They depend on `class_weights` and `standardise`, on nothing else of the configuration.
+    """
+    weights = {replica: own.weight for replica, own in rows.items()}
+    if config.task == "classification":
+        _, factors = _factors(config, population, sides)
+        weights = {
+            replica: own.weight * factors[_targets(own, population.classes, config.task).numpy()]
+            for replica, own in rows.items()
+        }
+    return measure_moments(rows, sides, weights, transport, features=subject.standardises(config))
+
+
+def _factors(
+    config: TrainingConfig, population: Population, sides: Sequence[int]
+) -> tuple[dict[str, int], NDArray[np.float32]]:
+    """Return label → rows on some sides, and the weight of each class or label."""
+    names = ("train",) if len(sides) == 1 else ("train", "validation")
+    counts, total = population.label_counts(names), sum(population.census.rows[name] for name in names)
+    return counts, make_factors(config, population.classes, counts, total)
 
 
 def _shards(

@@ -9,9 +9,9 @@ import copy
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,12 @@ from sparkwright.training.strategies._base import Interval, Strategy
 from sparkwright.training.tasks import Task
 from sparkwright.training.transports._base import Transport
 
-__all__ = ["BestEpoch", "Fitted", "Loop", "cpu_threads"]
+__all__ = ["BestEpoch", "Fitted", "Loop", "Place", "cpu_threads", "finished"]
+
+T = TypeVar("T")
+
+Place = tuple[int, int]
+"""Where a training is between two syncs: the epoch, and how many of its batches are done."""
 
 _DIVERGED = 1000.0  # where a halved rate would come too late for the next epoch
 
@@ -46,6 +51,15 @@ def cpu_threads(count: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def finished(steps: Generator[Place, None, T]) -> T:
+    """Take all steps of a training, one after the other; return what it ends with."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 class BestEpoch:
@@ -108,6 +122,7 @@ class Loop:
         checkpoints: Where the training is kept, so that it can go on; None keeps it nowhere.
         phase: Under which name.
         notes: What a checkpoint is to remember of earlier phases, as JSON can hold it.
+        replica: What makes a replica of its index, layers, shard, task and configuration.
     """
 
     config: TrainingConfig
@@ -118,6 +133,7 @@ class Loop:
     checkpoints: Checkpoints | None = None
     phase: str = "selection"
     notes: Mapping[str, Any] = field(default_factory=dict)
+    replica: Callable[[int, nn.Module, Shard, Task, TrainingConfig], Replica] = Replica
 
     def fit(
         self,
@@ -138,9 +154,19 @@ class Loop:
             NotFiniteError: The loss is not finite.
             Paused: `checkpoints` want it so after an epoch that is not the last.
         """
+        return finished(self.steps(module, train, validation, saved))
+
+    def steps(
+        self,
+        module: nn.Module,
+        train: Mapping[int, Shard],
+        validation: Mapping[int, Shard] | None = None,
+        saved: Snapshot | None = None,
+    ) -> Generator[Place, None, Fitted]:
+        """Do what `fit` does from sync to sync; before each stretch, yield where the training is."""
         last = self.config.epochs
         replicas = [
-            Replica(index, copy.deepcopy(module), train[index], self.task, self.config)
+            self.replica(index, copy.deepcopy(module), train[index], self.task, self.config)
             for index in self.transport.hosted
         ]
         if 0 in self.transport.hosted and self.config.health_every:  # others would tell the same
@@ -166,7 +192,7 @@ class Loop:
                 self._pause(state, epoch)
             final = epoch == last or self._time_is_up(history)
             looks = epoch % self.config.validate_every == 0 or final
-            ended = self._epoch(state, epoch, validation if looks else None)
+            ended = yield from self._epoch(state, epoch, validation if looks else None)
             state.saved = None
             if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
                 ended = replace(ended, best=True)
@@ -200,17 +226,19 @@ class Loop:
         summed = self._summed(lambda: [{replica.index: float(len(replica.shard.order))} for replica in replicas])
         return summed[: self.transport.replicas]
 
-    def _epoch(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
+    def _epoch(
+        self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None
+    ) -> Generator[Place, None, EpochEnded]:
         """Train an epoch; if asked for, anew with half the rate as long as its loss is not finite."""
         if self.config.on_not_finite == "stop":
-            return self._train(state, epoch, validation)
+            return (yield from self._train(state, epoch, validation))
         if state.saved is not None:
             state.begin = unpacked(state.saved)
         else:
             state.begin = copied(self._beginning(state, epoch))
         while True:
             try:
-                return self._train(state, epoch, validation)
+                return (yield from self._train(state, epoch, validation))
             except NotFiniteError as error:
                 if state.halvings == HALVINGS:
                     raise
@@ -222,7 +250,9 @@ class Loop:
                 self.strategy.start(state.replicas, state.saved.common)
                 self.strategy.codec.residuals.clear()
 
-    def _train(self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None) -> EpochEnded:
+    def _train(
+        self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None
+    ) -> Generator[Place, None, EpochEnded]:
         replicas, counts, steps, saved = state.replicas, state.counts, state.steps, state.saved
         cost = _Cost(self.transport, saved)
         for replica in replicas:
@@ -232,6 +262,7 @@ class Loop:
         rows_RB = np.stack([batch_sizes(int(count), steps) for count in counts])
         drops = plateau_drops(self.config, state.history)
         for numbers in self.strategy.intervals(steps, saved.number if saved else 0):
+            yield epoch, numbers.start
             interval = Interval(
                 numbers,
                 (epoch - 1) * steps + numbers.start + 1,
@@ -408,6 +439,6 @@ def _measure(replica: Replica, shard: Shard, task: Task, transport: Transport) -
     sums = torch.zeros(task.sums, dtype=torch.float64)
     for rows in torch.split(torch.from_numpy(shard.order), shard.reader.rows_at_once):
         transport.beat()
-        output = replica.passes.exactly(shard.batch(rows))
+        output = replica.outputs(shard, rows)
         sums += task.measure(output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
     return sums

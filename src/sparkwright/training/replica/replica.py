@@ -207,16 +207,23 @@ class Replica:
         if share < 1:
             y, w = self.shard.y_N.index_select(0, others), self.shard.w_N.index_select(0, others)
             loss = share * loss + (1 - share) * self._task.loss(output, y, w)
-        value = loss.item()
-        # With a retry all go on to the epoch's end, where the sums tell every process alike.
-        if not math.isfinite(value) and not self._retried:
-            raise NotFiniteError(self._not_finite(value, rows, step))
+        self._trained_on(rows, loss.item(), output.detach(), y_B, w_B)
         size = len(rows)
         (loss if size == of else loss * (size / of)).backward()  # type: ignore[no-untyped-call]
-        self.loss_sum += value * size
-        self._waiting.append((output.detach(), y_B, w_B))
-        if len(self._waiting) * size >= _MEASURED_AT_ONCE:
+
+    def _trained_on(self, rows: Tensor, loss: float, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> None:
+        """Count the loss and the outputs of rows."""
+        # With a retry all go on to the epoch's end, where the sums tell every process alike.
+        if not math.isfinite(loss) and not self._retried:
+            raise NotFiniteError(self._not_finite(loss, rows, self.step))
+        self.loss_sum += loss * len(rows)
+        self._waiting.append((output_BO, y_B, w_B))
+        if len(self._waiting) * len(rows) >= _MEASURED_AT_ONCE:
             self._measure()
+
+    def outputs(self, shard: Shard, rows: Tensor) -> Tensor:
+        """Return the outputs for some rows of a shard, as in scoring."""
+        return self.passes.exactly(shard.batch(rows))
 
     def update(self, rate: float, step: int) -> None:
         """Let the optimiser take a step along the gradient."""
