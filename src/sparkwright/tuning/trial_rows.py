@@ -189,11 +189,12 @@ class TrialRows:
     Args:
         plan: Of the search.
         rows: All of them, as those of one replica.
-        census: Their counts.
+        census: Counts of all rows.
         group_N: Hash of each row's group.
 
     Attributes:
         plan: Of the search.
+        census: Counts of all rows.
         population: What the rows are together, for the search's base; with folds those of the first.
 
     Raises:
@@ -204,7 +205,7 @@ class TrialRows:
     def __init__(self, plan: RowsPlan, rows: Rows, census: Census, group_N: NDArray[np.int64]) -> None:
         self.plan = plan
         self._rows = rows
-        self._census = census
+        self.census = census
         dealt = plan.folds is not None
         self._fold_N = deal_folds(plan.folds, rows.key, group_N, rows.label, rows.target) if plan.folds else None
         # A process trains trials of few shapes, again and again.
@@ -232,9 +233,9 @@ class TrialRows:
     def _sided(self, fold: int) -> tuple[NDArray[np.int8], Census]:
         """Return the side of each row where a fold validates, and the counts."""
         if self._fold_N is None:
-            return self._rows.side, self._census
+            return self._rows.side, self.census
         side_N = np.where(self._fold_N == fold, VALIDATION, TRAIN).astype(np.int8)
-        census = Census(widths=self._census.widths, problems=self._census.problems)
+        census = Census(widths=self.census.widths, problems=self.census.problems)
         key = self._rows.key.view(np.uint64)
         for side in (TRAIN, VALIDATION):
             mine, name = side_N == side, SIDES[side]

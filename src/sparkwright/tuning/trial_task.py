@@ -37,7 +37,10 @@ from sparkwright.tuning.space import configure
 from sparkwright.tuning.trial_rows import TrialRows
 from sparkwright.tuning.trials import Assignment, Measurement
 
-__all__ = ["TrialSetting", "count_parameters", "train_trial", "train_trials"]
+__all__ = ["TRIALS", "TrialSetting", "count_parameters", "train_trial", "train_trials"]
+
+TRIALS = "trials"
+"""Folder of the trials' checkpoints in that of the search."""
 
 _TIMED = 5  # passes, of which the median counts
 
@@ -119,7 +122,7 @@ def _train(
 ) -> tuple[bool, list[EpochEnded], int, dict[str, float]]:
     """Return whether the trial has ended, its epochs, the best of them, and what it costs; `told` gets new epochs."""
     config = setting.config(assignment.values, assignment.epochs, assignment.seed)
-    subject = _augmented(subject, assignment.values)
+    subject = augmented(subject, assignment.values)
     population, own = rows.trial(config, assignment.fold)
     costs = _costs(setting.costs, config, population, own, subject)
     uri = setting.checkpoints(assignment)
@@ -184,7 +187,7 @@ def _module(config: TrainingConfig, population: Population, subject: Subject) ->
         return subject.module(config, population, make_task(config, factors, moments), moments)
 
 
-def _augmented(subject: Subject, values: Mapping[str, Any]) -> Subject:
+def augmented(subject: Subject, values: Mapping[str, Any]) -> Subject:
     """Return the subject with a trial's augmentation.
 
     Raises:

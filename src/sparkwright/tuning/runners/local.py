@@ -11,7 +11,7 @@ from sparkwright.training.rows.population import Invalid
 from sparkwright.training.subject import Head, Subject
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.trial_rows import plan_local, read_local
-from sparkwright.tuning.trial_task import TrialSetting, count_parameters, train_trials
+from sparkwright.tuning.trial_task import TRIALS, TrialSetting, count_parameters, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LocalRunner(Runner):
     Args:
         table: As `fit_table` takes it; rows of the test side are left alone.
         base: What holds where a trial's values say nothing.
-        folder: Where paused trials are kept, a path or URI.
+        folder: Of the search in the run, a path or URI; paused trials are kept there.
         columns: Of the table.
         subject: What is trained; None: a head on the features.
         classes: Labels that are allowed, in the order of the scores; None takes those that there are.
@@ -62,7 +62,7 @@ class LocalRunner(Runner):
         together: int = 1,
     ) -> None:
         self.together = together
-        self._setting = TrialSetting(base, storage.to_uri(folder), tuple(costs))
+        self._setting = TrialSetting(base, storage.join(storage.to_uri(folder), TRIALS), tuple(costs))
         plan, self._subject = plan_local(
             table, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
         )

@@ -1,0 +1,192 @@
+"""Trials on Spark: each job of a search is a job of Spark with one task, which finds its rows on its executor.
+
+Spark gives a job's task to whatever slot is free, tries it again where a worker is lost, and knows nothing of a search.
+Threads of the driver submit jobs next to one another; that works alike on a session of its own, on YARN and through
+Spark Connect.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkwright import session, storage
+from sparkwright.errors import InputError, StorageError, WorkerError
+from sparkwright.session import worker_errors
+from sparkwright.training.cluster.attempts import check_shared
+from sparkwright.training.cluster.imports import check_imports
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.rows.columns import Columns
+from sparkwright.training.rows.population import Invalid, examine
+from sparkwright.training.rows.store import Census
+from sparkwright.training.subject import Head, Subject, load_subject
+from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.shared_rows import SharedRows, write_shared
+from sparkwright.tuning.trial_rows import TrialRows, plan_spark
+from sparkwright.tuning.trial_task import TRIALS, TrialSetting, count_parameters, train_trials
+from sparkwright.tuning.trials import Assignment, Measurement
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+__all__ = ["SparkRunner", "TrialJob"]
+
+_ROWS = "rows"
+_DDL = "answer string"
+
+
+class SparkRunner(Runner):
+    """Trains in tasks of a Spark session.
+
+    The rows are encoded into the run's folder by one job, and copied from there to each executor once, by a second one
+    that also makes sure that all workers see the folder. Both run when it is made.
+
+    Args:
+        df: Holds the columns below; rows of the test side are not read.
+        base: What holds where a trial's values say nothing.
+        folder: Of the search in the run, a path or URI that driver and workers share. Rows that an earlier search left
+            there are taken as they are.
+        columns: Of the table.
+        subject: What is trained; None: a head on the features.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are.
+        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
+        group: Column of what folds must not divide.
+        folds: Parts of the rows, each of which validates once; None: the rows have sides.
+        costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
+        together: Assignments that a job takes.
+
+    Attributes:
+        population: What the rows are together; with folds, all of them.
+
+    Raises:
+        ColumnError: A column is missing or of another type; rows that cannot be trained on.
+        InputError: Nothing validates; too few rows; more `threads` than a task has cores.
+        StorageError: The folder is not one that driver and workers share.
+    """
+
+    def __init__(
+        self,
+        df: "DataFrame",
+        base: TrainingConfig,
+        folder: str,
+        columns: Columns,
+        *,
+        subject: Subject | None = None,
+        classes: Sequence[str] | None = None,
+        invalid: Invalid = "error",
+        group: str | None = None,
+        folds: int | None = None,
+        costs: Sequence[str] = (),
+        together: int = 1,
+    ) -> None:
+        self._spark, folder = df.sparkSession, storage.to_uri(folder)
+        plan, self._subject = plan_spark(
+            df, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
+        )
+        cores = session.threads_per_task(self._spark)
+        if base.threads > cores:
+            raise InputError(
+                f"`threads` is {base.threads}, and a task of this session has {cores}: trials side by side would take "
+                f"one another's cores. Lower `threads`, or start the session with spark.task.cpus={base.threads} "
+                "(a local one with fewer slots)."
+            )
+        self.slots, self.together = session.slots(self._spark), together
+        session.ship_library(self._spark)
+        check_imports(self._spark, self._subject.specs, base.loss)
+        check_shared(self._spark, folder)
+        shipped = self._subject.ship(self._spark)
+        rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
+        self._setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
+        self._job = TrialJob(rows, self._setting, shipped)
+        (census, *_) = self._ask(_OpenRows(self._job), self.slots)
+        self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
+
+    def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
+        job = TrialJob(self._job.rows, self._setting, self._job.subject, tuple(assignments))
+        return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
+
+    def parameters(self, values: Mapping[str, Any]) -> int:
+        return count_parameters(self._setting.config(values), self.population, self._subject)
+
+    def drop(self, trial: int) -> None:
+        self._setting.drop(trial)
+
+    def close(self) -> None:
+        """Delete the executors' copies of the rows."""
+        self._ask(_RemoveRows(self._job.rows), self.slots)
+
+    def _ask(self, task: "TrialJob | _OpenRows | _RemoveRows", tasks: int = 1) -> list[str]:
+        """Run a job of tasks and return their answers."""
+        try:
+            with worker_errors():
+                frame = self._spark.range(0, tasks, 1, tasks).mapInArrow(task, _DDL)
+                return [row["answer"] for row in frame.collect()]
+        except StorageError as error:  # which may pass
+            raise WorkerError(f"A worker cannot use the search's folder: {error}") from error
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """The function of a job's only task; small and picklable.
+
+    Args:
+        rows: Of the search.
+        setting: What all trials have in common.
+        subject: What `Subject.ship` called what is trained.
+        assignments: What to do.
+    """
+
+    rows: SharedRows
+    setting: TrialSetting
+    subject: str | None = None
+    assignments: tuple[Assignment, ...] = field(default=(), repr=False)
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Train, and give a measurement for each assignment. Runs on executors."""
+        for _ in batches:  # Spark's row says only that there is something to do
+            pass
+        rows, subject = self.opened()
+        for measured in train_trials(self.assignments, rows, self.setting, subject):
+            yield _answer(json.dumps(measured.to_dict()))
+
+    def opened(self) -> tuple[TrialRows, Subject]:
+        """Return the rows and what is trained, which stay with the process until it trains for another search."""
+        key = (self.rows.key, self.subject)
+        if key not in _held:
+            _held.clear()
+            subject = load_subject(self.subject)
+            _held[key] = (self.rows.open(subject.reader), subject)
+        return _held[key]
+
+
+_held: dict[tuple[str, str | None], tuple[TrialRows, Subject]] = {}
+
+
+@dataclass(frozen=True)
+class _OpenRows:
+    """Opens the rows in a worker's process before the first trial, and gives their counts. Runs on executors."""
+
+    job: TrialJob
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            yield _answer(self.job.opened()[0].census.to_json())
+
+
+@dataclass(frozen=True)
+class _RemoveRows:
+    """Lets go of the rows and deletes an executor's copy. Runs on executors."""
+
+    rows: SharedRows
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            _held.clear()
+            self.rows.remove()
+        yield from ()
+
+
+def _answer(text: str) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"answer": [text]})
