@@ -46,18 +46,24 @@ class TrainedModel(ModelTransformer):
         """What the `Tuner` tried that gave this model, a row a trial, in their order; no rows where none gave it.
 
         Columns: ``number``, ``state``, ``reason``, ``value`` (what trials were compared by), ``epochs``,
-        ``best_epoch``, ``seconds``, ``attempts``; and one for each setting, NaN or None in trials that
-        had none.
+        ``best_epoch``, ``seconds``, ``attempts``; ``validation_…`` for each metric, ``parameters``; and one for each
+        setting that was searched, which is NaN or None in trials that did not have it.
         """
         import pandas as pd
 
         rows = self.getModel().lineage.get("tuning", {}).get("trials", [])
-        return pd.DataFrame([{**row, **row["values"]} for row in rows]).drop(columns="values", errors="ignore")
+        return pd.DataFrame([_trial_row(**row) for row in rows])
 
     @property
     def best(self) -> dict[str, Any]:
         """The settings that the `Tuner` chose; empty where none gave this model."""
         return dict(self.getModel().lineage.get("tuning", {}).get("best", {}).get("values", {}))
+
+
+def _trial_row(metrics: dict[str, float], values: dict[str, Any], **trial: Any) -> dict[str, Any]:
+    costs = ("parameters", "seconds_per_row")
+    named = {name if name in costs else f"validation_{name}": value for name, value in metrics.items()}
+    return {**trial, **named, **values}
 
 
 def _history_row(event: EpochEnded) -> dict[str, Any]:

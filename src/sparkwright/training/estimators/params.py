@@ -3,7 +3,7 @@
 # ruff: noqa: N815  Params are camelCase
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pyspark.ml.param import Param, Params, TypeConverters
@@ -11,7 +11,17 @@ from pyspark.ml.param import Param, Params, TypeConverters
 from sparkwright.errors import InputError, NameUnknownError, did_you_mean
 from sparkwright.training.config import TrainingConfig
 
-__all__ = ["SHARED", "TrainingParams", "anything", "number_or_none", "numbers", "param", "whole_or_none"]
+__all__ = [
+    "SHARED",
+    "NamedParams",
+    "TrainingParams",
+    "anything",
+    "number_or_none",
+    "numbers",
+    "param",
+    "under_params",
+    "whole_or_none",
+]
 
 # Param → field of TrainingConfig, which also has its default.
 SHARED = {
@@ -101,7 +111,36 @@ def param(name: str, doc: str, converter: Any) -> Any:
     return Param(Params._dummy(), name, doc, converter)
 
 
-class TrainingParams(Params):
+class NamedParams(Params):
+    """Params that are set by name, all that is wrong with them told at once."""
+
+    def setParams(self, **params: Any) -> Self:
+        """Set Params by name.
+
+        Raises:
+            NameUnknownError: There is no such Param.
+            InputError: A value is of another type. All that is wrong is in one message.
+        """
+        known = [own.name for own in self.params]
+        every = f" It has: {', '.join(known)}."
+        unknown = [
+            f"there is no Param `{name}`.{did_you_mean(name, known) or every}" for name in params if name not in known
+        ]
+        values, problems = {}, []
+        for name, value in params.items():
+            if name in known:
+                try:
+                    values[name] = value if value is None else self.getParam(name).typeConverter(value)
+                except (TypeError, ValueError) as error:
+                    problems.append(f"`{name}` cannot be {value!r}: {error}")
+        if unknown or problems:
+            what = f"{type(self).__name__} cannot be set up like this"
+            raise (InputError if problems else NameUnknownError).listing(what, unknown + problems)
+        self._set(**values)
+        return self
+
+
+class TrainingParams(NamedParams):
     """What every estimator of the library can be set to. The Params' defaults are those of `TrainingConfig`."""
 
     task: ClassVar[str]
@@ -170,31 +209,6 @@ class TrainingParams(Params):
         config = self.usual.replace(task=self.task)
         return {name: _plain(getattr(config, field)) for name, field in self.fields.items()}
 
-    def setParams(self, **params: Any) -> Self:
-        """Set Params by name.
-
-        Raises:
-            NameUnknownError: There is no such Param.
-            InputError: A value is of another type. All that is wrong is in one message.
-        """
-        known = [own.name for own in self.params]
-        every = f" It has: {', '.join(known)}."
-        unknown = [
-            f"there is no Param `{name}`.{did_you_mean(name, known) or every}" for name in params if name not in known
-        ]
-        values, problems = {}, []
-        for name, value in params.items():
-            if name in known:
-                try:
-                    values[name] = value if value is None else self.getParam(name).typeConverter(value)
-                except (TypeError, ValueError) as error:
-                    problems.append(f"`{name}` cannot be {value!r}: {error}")
-        if unknown or problems:
-            what = f"{type(self).__name__} cannot be set up like this"
-            raise (InputError if problems else NameUnknownError).listing(what, unknown + problems)
-        self._set(**values)
-        return self
-
     def config(self) -> TrainingConfig:
         """Return the Params of the training as one value, checked.
 
@@ -208,12 +222,19 @@ class TrainingParams(Params):
         try:
             return TrainingConfig.from_dict({"task": task, **fields})
         except InputError as error:
-            params = {field: name for name, field in self.fields.items()}
-            problems = [
-                re.sub(r"`(\w+)`", lambda name: f"`{params.get(name[1], name[1])}`", problem)
-                for problem in error.problems
-            ]
+            problems = under_params(error.problems, self.fields)
             raise InputError.listing(f"{type(self).__name__} cannot train like this", problems) from None
+
+
+def under_params(problems: Sequence[str], fields: Mapping[str, str]) -> list[str]:
+    """Return problems with the names of Params for those of fields.
+
+    Args:
+        problems: Each with names in backticks.
+        fields: Param → field.
+    """
+    params = {field: name for name, field in fields.items()}
+    return [re.sub(r"`(\w+)`", lambda name: f"`{params.get(name[1], name[1])}`", problem) for problem in problems]
 
 
 def _plain(value: Any) -> Any:
