@@ -15,6 +15,7 @@ from sparkwright.evaluation.report.quality import (
 )
 from sparkwright.evaluation.report.record import RunRecord
 from sparkwright.evaluation.report.run import data_section, learning_section, run_section
+from sparkwright.evaluation.report.tuning import tuning_sections
 from sparkwright.events import RunEnded, RunStarted
 
 __all__ = ["write_report"]
@@ -36,6 +37,7 @@ def write_report(record: RunRecord) -> str:
     labelled = next(iter([*classified, *several]), None)
     sections = [
         headline_section(sides),
+        tuning_sections(record.search) if record.search else "",
         learning_section(record.events),
         layers_section(record.events),
         confusion_section(shown) if shown else "",

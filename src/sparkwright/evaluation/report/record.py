@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from PIL import Image, ImageOps
 
+from sparkwright.evaluation.report.tuning.record import SearchRecord
 from sparkwright.events import Stamped
 
 __all__ = ["RunRecord", "Thumbnail", "make_thumbnail"]
@@ -78,6 +79,7 @@ class RunRecord:
         versions: Of Python's packages.
         command: The shell command that repeats the run.
         thumbnails: Photos most confidently wrong, the surest first.
+        search: The search for hyperparameters that the run did, if it did one.
         augmented: A contact sheet of augmented photos (`draw_contact_sheet`); nothing if none were.
         created: When the run ended: ISO 8601, or any text.
     """
@@ -89,5 +91,6 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     thumbnails: Sequence[Thumbnail] = ()
+    search: SearchRecord | None = None
     augmented: bytes = field(default=b"", repr=False)
     created: str = ""

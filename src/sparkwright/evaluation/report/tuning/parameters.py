@@ -1,5 +1,6 @@
 """The parameters of a search: what was tried of each, and the axis that shows it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ from sparkwright.evaluation.report.axes import Axis, Categories, short
 from sparkwright.evaluation.report.tuning.frame import Tick, cut
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord, is_number, shown
 
-__all__ = ["Parameter", "constants", "parameters_of"]
+__all__ = ["Parameter", "common", "constants", "parameters_of", "written"]
 
+_FEW = 8  # whole numbers that lie so near each other are drawn as categories
 _LOG_SPAN = 50  # numbers above 0 that span more stand on a logarithmic axis, where the space says nothing of it
 
 
@@ -25,7 +27,7 @@ class Parameter:
     high: float = 1.0
     log: bool = False
     categories: tuple[str, ...] = ()
-    conditional: bool = False
+    whole: bool = False
     bounded: bool = False
 
     def of(self, trial: TrialRecord) -> Any:
@@ -46,7 +48,7 @@ class Parameter:
         if isinstance(axis, Categories):
             every = -(-len(axis.names) // 14)  # of many categories, some
             return [(axis(name), cut(name, letters)) for name in axis.names[::every]]
-        return [(axis(value), short(value)) for value in axis.ticks(about)]
+        return [(axis(value), short(value)) for value in axis.ticks(about) if not self.whole or value == int(value)]
 
     def share(self, value: Any) -> float:
         """Return how far along its axis a value is, 0…1."""
@@ -57,6 +59,29 @@ def parameters_of(search: SearchRecord) -> list[Parameter]:
     """Return the parameters that differ between trials, in the space's order."""
     found = [_parameter(search, name) for name in _names(search)]
     return [parameter for parameter in found if parameter is not None]
+
+
+def written(value: Any) -> str:
+    """Write a value on a parameter's axis: a category as it is, a number with three digits that count."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def common(parameter: Parameter, trials: Sequence[TrialRecord]) -> str:
+    """Return what some trials have in common in one parameter: a range, or the values and how often each comes."""
+    values = [value for value in map(parameter.of, trials) if value is not None]
+    absent = f"absent ({len(trials) - len(values)})" if len(values) < len(trials) else ""
+    if parameter.categories:
+        most = Counter(values).most_common()
+        listed = [f"{name} ({count})" for name, count in most[:3]] + (
+            [f"{len(most) - 3} more"] if len(most) > 3 else []
+        )
+        return ", ".join([*listed, *([absent] if absent else [])])
+    if not values:
+        return "absent"
+    low, high = written(min(values)), written(max(values))
+    return (low if low == high else f"{low} to {high}") + (f", {absent}" if absent else "")
 
 
 def constants(search: SearchRecord) -> dict[str, str]:
@@ -73,8 +98,7 @@ def _names(search: SearchRecord) -> list[str]:
 
 def _parameter(search: SearchRecord, name: str) -> Parameter | None:
     values = [trial.values[name] for trial in search.trials if name in trial.values]
-    conditional = len(values) < len(search.trials)
-    if len({shown(value) for value in values}) + conditional < 2:
+    if len({shown(value) for value in values}) + (len(values) < len(search.trials)) < 2:
         return None
     info = search.space.get(name, {})
     choices = info.get("choices")
@@ -82,9 +106,12 @@ def _parameter(search: SearchRecord, name: str) -> Parameter | None:
         low, high = min(values), max(values)
         if is_number(info.get("low")) and is_number(info.get("high")):
             low, high = min(low, info["low"]), max(high, info["high"])
+        whole = all(isinstance(value, int) for value in values)
+        if whole and high - low <= _FEW:
+            return Parameter(name, categories=tuple(str(value) for value in range(low, high + 1)))
         log = bool(info.get("log", low > 0 and high / low > _LOG_SPAN)) and low > 0
-        return Parameter(name, float(low), float(high), log, conditional=conditional, bounded="low" in info)
-    return Parameter(name, categories=_categories(values, choices), conditional=conditional)
+        return Parameter(name, float(low), float(high), log, whole=whole, bounded="low" in info)
+    return Parameter(name, categories=_categories(values, choices))
 
 
 def _categories(values: Sequence[Any], choices: Sequence[Any] | None) -> tuple[str, ...]:

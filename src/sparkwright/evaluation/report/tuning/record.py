@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Self
@@ -53,13 +53,13 @@ class TrialRecord:
     jobs: Sequence[Job] = ()
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], metric: str, space: Iterable[str] = ()) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], metric: str) -> Self:
         """Read a trial of ``trials.json``; figures that are not finite are left out."""
         folds = data.get("folds") or ()
         objectives = {name: _finite(value) for name, value in (data.get("objectives") or {}).items()}
         return cls(
             number=data["number"],
-            values=_layers_apart(data["values"], set(space)),
+            values=data["values"],
             state=data.get("state", "complete"),
             reason=data.get("reason") or "",
             value=_finite(data.get("value")),
@@ -70,15 +70,6 @@ class TrialRecord:
             curve=_curve([fold.get("history") or () for fold in folds], metric),
             jobs=[Job(str(job["where"]), job["started"], job["stopped"]) for job in data.get("jobs") or ()],
         )
-
-
-def _layers_apart(values: Mapping[str, Any], space: set[str]) -> dict[str, Any]:
-    """Return `hidden` as the number of layers and their width, where the space speaks of these."""
-    hidden = values.get("hidden")
-    if not isinstance(hidden, Sequence) or not space & {"hidden.layers", "hidden.width"}:
-        return dict(values)
-    apart: dict[str, Any] = {"hidden.layers": len(hidden)} | ({"hidden.width": hidden[0]} if hidden else {})
-    return {name: value for name, value in values.items() if name != "hidden"} | apart
 
 
 def _curve(histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> dict[int, float]:
@@ -93,26 +84,27 @@ def _curve(histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> dic
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration among the best that was trained again: seed → its validation figure."""
+    """A configuration among the best, trained again: its validation figure with each of the seeds, or why it failed."""
 
     trial: int
-    scores: Mapping[str, float]
+    scores: Sequence[float] = ()
+    failure: str = ""
 
     @property
     def mean(self) -> float | None:
         """Mean over the seeds."""
-        return fmean(self.scores.values()) if self.scores else None
+        return fmean(self.scores) if self.scores else None
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds; None with fewer than two."""
-        return stdev(self.scores.values()) if len(self.scores) > 1 else None
+        return stdev(self.scores) if len(self.scores) > 1 else None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read a candidate of ``trials.json``; figures that are not finite are left out."""
-        scores = {str(seed): _finite(score) for seed, score in data["scores"].items()}
-        return cls(data["trial"], {seed: score for seed, score in scores.items() if score is not None})
+        scores = [_finite(score) for score in data.get("scores") or ()]
+        return cls(data["trial"], [score for score in scores if score is not None], data.get("failure") or "")
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ class SearchRecord:
         space: Parameter → ``{"low", "high", "log"}`` or ``{"choices"}`` or ``{"value"}``, or a list of such for several
             conditions. What it does not say is read from the values.
         objectives: Objective → direction, the metric's first; one alone has no Pareto front.
-        candidates: The best few, trained again: ``{"trial": number, "scores": {seed: validation figure}}``.
+        candidates: The best few, trained again: ``{"trial": number, "scores": [a validation figure a seed], "failure"}``.
         chosen: The number of the trial that was chosen; None where none could be.
         test: The test figure of the chosen one, found once, after the choice; None without test rows.
         refit: Whether the model that was tested was trained on the validation rows as well.
@@ -160,7 +152,7 @@ class SearchRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read a run's ``trials.json``; missing keys take their defaults, unknown ones are left out."""
         metric, space = data.get("metric", "loss"), data.get("space") or {}
-        trials = [TrialRecord.from_dict(trial, metric, space) for trial in data.get("trials") or ()]
+        trials = [TrialRecord.from_dict(trial, metric) for trial in data.get("trials") or ()]
         plain = ("direction", "epochs", "chosen", "refit", "slots", "sampler", "seed", "repeats", "importance")
         return cls(
             metric=metric,
