@@ -32,6 +32,11 @@ class Both(nn.Module):
     def forward(self, image, numbers):
         seen = torch.relu(self.norm(self.conv(image))).flatten(1)
         return {"logits": self.output(torch.cat([seen, numbers], 1)), "maps": seen}
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
 """
 CONFIG = TrainingConfig(epochs=20, replicas=2, batch_size=8, learning_rate=0.02, weight_decay=0.0, health_every=20)
 
@@ -89,6 +94,13 @@ def test_frozen_modules_inside_stay_as_they_were(both: TorchNetwork) -> None:
 def test_a_layer_that_leaves_nothing_to_train_is_said() -> None:
     with pytest.raises(InputError, match=r"Nothing of the network `Linear` would train"):
         WholeNetwork.of(from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 2}).freeze())
+
+
+@pytest.mark.usefixtures("both")
+def test_a_network_that_cannot_be_saved_is_refused_before_the_training() -> None:
+    network = from_factory("nets_of_two:Branching", (4,), {"in_features": 4, "out_features": 2})
+    with pytest.raises(InputError, match=r"`Branching` cannot be exported to ONNX.*\nIts `forward` must be traceable"):
+        WholeNetwork.of(network)
 
 
 @pytest.mark.spark

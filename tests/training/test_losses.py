@@ -246,7 +246,7 @@ def test_the_threshold_of_two_classes_decides_and_leaves_probabilities() -> None
 
 
 def test_thresholds_of_three_classes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"`thresholdMetric` chooses between two classes; `label` has 3"):
+    with pytest.raises(InputError, match=r"`thresholdMetric` chooses between two classes; `label` has 3\. Where rare"):
         MLPClassifier(**WIDE, thresholdMetric="f1").fit(TABLE.assign(label=np.arange(400) % 3))
 
 

@@ -153,6 +153,7 @@ def test_paths_are_read_where_the_rows_are(tmp_path) -> None:
     ("train_from", "message"),
     [
         ("block3", "The network `small_cnn` has no layer `block3`. Did you mean `block2`?"),
+        ("al", "The network `small_cnn` has no layer `al`. Did you mean `all`?"),
         (
             "fc1.act",
             "Nothing of the network `small_cnn` would train: all of its layers with weights are frozen when it",

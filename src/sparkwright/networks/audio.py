@@ -25,7 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.errors import ContentError, InputError, did_you_mean
-from sparkwright.networks.ragged import Longer, check_limits, fill, known_fields, settle_length
+from sparkwright.networks.ragged import (
+    Longer,
+    SequencePreprocessing,
+    check_limits,
+    known_fields,
+    settle_length,
+)
 
 __all__ = ["AudioPreprocessing", "read_wav"]
 
@@ -34,7 +40,7 @@ _MOST_SECONDS = 3600.0  # a longer file is refused by its header, before it is d
 
 
 @dataclass(frozen=True)
-class AudioPreprocessing:
+class AudioPreprocessing(SequencePreprocessing):
     """How a sound becomes a network's input: a log-mel spectrogram, a step a frame.
 
     Args:
@@ -149,21 +155,6 @@ class AudioPreprocessing:
             values /= max(float(values.std()), 1e-3)  # silence stays 0
         result: NDArray[np.float32] = values.astype(np.float32)
         return result
-
-    def apply(
-        self, content: bytes | str | os.PathLike[str], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return one sound as the network takes it: float32 of `shape`, NaN behind the sound's end.
-
-        Raises:
-            ContentError: As `read`.
-        """
-        return fill(self.read(content), np.empty(self.shape, np.float32) if out is None else out)
-
-    @property
-    def plain(self) -> Self:
-        """What scoring does: the same as training."""
-        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""

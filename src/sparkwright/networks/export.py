@@ -250,8 +250,8 @@ def _run_torch_export(network: "TorchNetwork") -> bytes:
 
 @contextlib.contextmanager
 def _quiet_export() -> Iterator[None]:
-    """Silence what the exporter says about itself: torchvision's absence, and its own deprecations."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Silence what the exporter says about itself: torchvision's absence, its own deprecations, and what it tries."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -5,6 +5,8 @@ function, so it must be one that you trust: one that this process has named itse
 `trust`, or one in the environment variable ``SPARKWRIGHT_FACTORIES`` (names, or modules, separated by commas).
 """
 
+import contextlib
+import io
 import math
 import os
 import re
@@ -26,6 +28,7 @@ __all__ = [
     "FACTORIES",
     "Adapted",
     "build",
+    "check_export",
     "factories_of",
     "from_factory",
     "import_factory",
@@ -204,6 +207,29 @@ def import_factory(factory: str) -> Callable[..., Any]:
         raise InputError(f"The factory `{factory}` must be a function or a class; it is a {type(found).__name__}.")
     function: Callable[..., Any] = found
     return function
+
+
+def check_export(network: TorchNetwork) -> None:
+    """Refuse a network of a factory that cannot be exported to ONNX, without which no model of it can be saved.
+
+    Takes seconds for a network that no process of this machine has exported before, with the weights that it has.
+
+    Raises:
+        InputError: It cannot be exported; says why.
+    """
+    if not network.is_foreign:
+        return
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # torch shows the graphs that it fails on
+            network.to_onnx()
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = next(iter(str(cause).strip().splitlines()), "")
+        raise InputError(
+            f"The network `{network.name}` cannot be exported to ONNX, which a model of it is saved and scored as: "
+            f"{type(cause).__name__}: {reason}\nIts `forward` must be traceable by torch.export for batches of any "
+            "size: no branches on values of tensors, and operations that torch.onnx.export knows."
+        ) from error
 
 
 def trust(*names: str) -> None:

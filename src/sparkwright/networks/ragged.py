@@ -6,18 +6,70 @@ array, and a network finds the mask by itself (`sparkwright.networks.sequences.M
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.errors import ContentError, InputError, did_you_mean
 
-__all__ = ["LONGER", "Longer", "check_limits", "fill", "known_fields", "pad", "settle_length", "trim", "trimming"]
+__all__ = [
+    "LONGER",
+    "Longer",
+    "SequencePreprocessing",
+    "check_limits",
+    "known_fields",
+    "pad",
+    "settle_length",
+    "trim",
+    "trimming",
+]
 
 Longer = Literal["error", "cut"]
 LONGER = ("error", "cut")
+
+
+class SequencePreprocessing(ABC):
+    """From one row's content to a network's input of as many steps as the row has, up to a longest length.
+
+    A subclass is plain data: a frozen dataclass that a network carries and a model saves.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the longest input: steps, and what each step has."""
+
+    @abstractmethod
+    def read(self, content: Any) -> NDArray[Any]:
+        """Return one row, of shape (length, …).
+
+        Raises:
+            ContentError: The row cannot be used.
+        """
+
+    def apply(self, content: Any, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return one row as the network takes it: float32 of `shape`, NaN behind the row's end.
+
+        Args:
+            content: As `read` takes it.
+            out: Where it is written, of that shape; None: a new array.
+
+        Raises:
+            ContentError: As `read`.
+        """
+        out = np.empty(self.shape, np.float32) if out is None else out
+        row = self.read(content)
+        out[: len(row)] = row
+        out[len(row) :] = np.nan
+        return out
+
+    @property
+    def plain(self) -> Self:
+        """What scoring does: the same as training."""
+        return self
 
 
 def pad(rows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -27,13 +79,6 @@ def pad(rows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     for place, row in zip(x, rows, strict=True):
         place[: len(row)] = row
     return x
-
-
-def fill(row: NDArray[Any], out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Write one row of shape (length, …) into `out` of shape (at least as long, …), NaN behind it; return `out`."""
-    out[: len(row)] = row
-    out[len(row) :] = np.nan
-    return out
 
 
 def trim(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,13 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.errors import ContentError, InputError
-from sparkwright.networks.ragged import Longer, check_limits, fill, known_fields, settle_length
+from sparkwright.networks.ragged import (
+    Longer,
+    SequencePreprocessing,
+    check_limits,
+    known_fields,
+    settle_length,
+)
 
 __all__ = ["SeriesPreprocessing"]
 
 
 @dataclass(frozen=True)
-class SeriesPreprocessing:
+class SeriesPreprocessing(SequencePreprocessing):
     """How an array of numbers becomes a network's input: so many values a step, standardised.
 
     Args:
@@ -85,21 +91,6 @@ class SeriesPreprocessing:
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
         result: NDArray[np.float32] = (steps - mean) / std
         return result
-
-    def apply(
-        self, content: bytes | Sequence[float] | NDArray[Any], out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Return one row as the network takes it: float32 of `shape`, NaN behind the row's end.
-
-        Raises:
-            ContentError: As `read`.
-        """
-        return fill(self.read(content), np.empty(self.shape, np.float32) if out is None else out)
-
-    @property
-    def plain(self) -> Self:
-        """What scoring does: the same as training."""
-        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""

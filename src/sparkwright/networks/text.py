@@ -26,7 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.errors import ColumnError, ContentError, InputError, did_you_mean
-from sparkwright.networks.ragged import Longer, check_limits, fill, known_fields, settle_length
+from sparkwright.networks.ragged import (
+    Longer,
+    SequencePreprocessing,
+    check_limits,
+    known_fields,
+    settle_length,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +70,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class TextPreprocessing:
+class TextPreprocessing(SequencePreprocessing):
     """How a text becomes a network's input: a number for each word or character.
 
     Args:
@@ -174,19 +180,6 @@ class TextPreprocessing:
         tokens = islice(Tokens(self.unit, self.lowercase).of(content), self.max_length + 1)
         numbers = np.fromiter((known.get(token, 0) for token in tokens), np.int32)
         return numbers[: settle_length(len(numbers), self.max_length, self.longer, self.unit)]
-
-    def apply(self, content: str | bytes, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return one text as the network takes it: float32 of `shape`, NaN behind the text's end.
-
-        Raises:
-            ContentError: As `read`.
-        """
-        return fill(self.read(content), np.empty(self.shape, np.float32) if out is None else out)
-
-    @property
-    def plain(self) -> Self:
-        """What scoring does: the same as training."""
-        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""

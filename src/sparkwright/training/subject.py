@@ -21,9 +21,9 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from sparkwright.errors import InputError
+from sparkwright.errors import InputError, NameUnknownError, did_you_mean
 from sparkwright.models import Model
-from sparkwright.networks.factory import factories_of, inputs_of, trust
+from sparkwright.networks.factory import check_export, factories_of, inputs_of, trust
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.network import Network
 from sparkwright.networks.torch_network import TorchNetwork
@@ -210,7 +210,8 @@ class WholeNetwork(Subject):
                 but a new head; None leaves frozen what is.
 
         Raises:
-            InputError: It is no network of torch, or all of its layers are frozen.
+            InputError: It is no network of torch, or one of a factory of which no model can be saved; or all of its
+                layers are frozen.
             NameUnknownError: There is no layer `train_from`.
         """
         model = what if isinstance(what, Model) else None
@@ -224,6 +225,7 @@ class WholeNetwork(Subject):
             head = None
         if new_head:
             body, head = (body.cut(body.feature_layer) if body.feature_layer else body), None
+        check_export(body)
         named = body.classes if model is None else model.classes
         whole = body if head is None else body.with_head(head)
         return WholeNetwork(
@@ -387,7 +389,7 @@ def _frozen(network: TorchNetwork, train_from: str | None, *, new_head: bool) ->
     elif train_from == "head" and new_head:
         chosen = network.freeze()
     else:
-        chosen = network.freeze().unfreeze(train_from)
+        chosen = _from_layer(network, train_from, ("all", "head") if new_head else ("all",))
     if not new_head and not any(parameter.requires_grad for parameter in chosen.to_module().parameters()):
         raise InputError(
             f"Nothing of the network `{network.name}` would train: "
@@ -396,6 +398,21 @@ def _frozen(network: TorchNetwork, train_from: str | None, *, new_head: bool) ->
             + ". Train from an earlier layer on, or from all."
         )
     return chosen.frozen
+
+
+def _from_layer(network: TorchNetwork, train_from: str, words: Sequence[str]) -> TorchNetwork:
+    """Return the network with all layers before `train_from` frozen.
+
+    Raises:
+        NameUnknownError: There is no such layer; one of `words`, which mean layers too, may be meant.
+    """
+    try:
+        return network.freeze().unfreeze(train_from)
+    except NameUnknownError as error:
+        meant = did_you_mean(train_from, words)
+        if not meant:
+            raise
+        raise NameUnknownError(f"The network `{network.name}` has no layer `{train_from}`.{meant}") from error
 
 
 def _below(names: frozenset[str], child: str) -> frozenset[str]:

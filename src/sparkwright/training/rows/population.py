@@ -164,7 +164,12 @@ def _classes(
         if config.objective == "binary_cross_entropy":
             raise InputError(f"`loss` 'binary_cross_entropy' takes two classes; `{columns.label}` has {len(names):,}.")
         if config.threshold_metric is not None:
-            raise InputError(f"`thresholdMetric` chooses between two classes; `{columns.label}` has {len(names):,}.")
+            raise InputError(
+                f"`thresholdMetric` chooses between two classes; `{columns.label}` has {len(names):,}. Where rare "
+                "classes are predicted too rarely, train with `classWeights` or `sampling` 'balanced', and let "
+                "`monitor` 'balanced_accuracy' or 'macro_f1' choose the epoch. Labels that each need a threshold of "
+                "their own are several labels a row (`task` 'multilabel')."
+            )
     if isinstance(config.class_weights, dict):
         unknown = [name for name in config.class_weights if name not in names]
         if unknown:
