@@ -101,6 +101,7 @@ def train_rows(
     emit: Emit = ignore,
     checkpoints: Checkpoints | None = None,
     subject: Subject | None = None,
+    moments: Moments | None = None,
 ) -> Outcome:
     """Train the replicas hosted here; a collective call.
 
@@ -112,13 +113,16 @@ def train_rows(
         emit: What takes events; give one in rank 0's process only.
         checkpoints: Where the training is kept, and goes on from if it is there already.
         subject: What is trained, from its first weights, selection and refit alike; None: a head.
+        moments: What `moments_of` gives for the training rows; None measures them.
 
     Raises:
         NotFiniteError: The loss is not finite.
+        Paused: `checkpoints` want it so after an epoch that is not the last.
         InputError: `checkpoints` holds another training; `subject` takes rows of another shape.
     """
+    steps = training_steps(config, population, rows, transport, emit, checkpoints, subject, moments=moments)
     with cpu_threads(config.threads), freed_memory_kept():
-        return finished(training_steps(config, population, rows, transport, emit, checkpoints, subject))
+        return finished(steps)
 
 
 def training_steps(

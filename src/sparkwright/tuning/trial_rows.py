@@ -4,6 +4,7 @@ All trials see the rows under one seed, so a row's hash says for any number of r
 are encoded for one replica, and a trial of more hides from each what others have. The same goes for folds.
 """
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +22,15 @@ from numpy.typing import NDArray
 from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.fitting import moments_of
 from sparkwright.training.rows.columns import SIDES, Columns, LabelKind, arrow_schema, check_columns, label_kind
 from sparkwright.training.rows.encoding import ENCODED, TRAIN, VALIDATION, Encoding
+from sparkwright.training.rows.moments import Moments
 from sparkwright.training.rows.population import Invalid, Population, examine, invalid_problems
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Census, Rows, Store
 from sparkwright.training.subject import Subject, allowed_classes
+from sparkwright.training.transports.in_process import InProcess
 from sparkwright.tuning.folds import deal_folds
 
 if TYPE_CHECKING:
@@ -211,6 +215,7 @@ class TrialRows:
         # A process trains trials of few shapes, again and again.
         self._of_fold = lru_cache(plan.folds or 1)(self._sided)
         self._of_replicas = lru_cache(8 * (plan.folds or 1))(self._dealt)
+        self._moments: dict[tuple[int, int, bool, str], Moments] = {}
         self.population = self.trial(plan.config)[0]
         if not dealt and not self.population.validated:
             raise InputError(
@@ -229,6 +234,19 @@ class TrialRows:
         plan = self.plan
         population = examine(self._of_fold(fold)[1], config, plan.columns, plan.kind, plan.classes, plan.invalid)
         return population, self._of_replicas(fold, config.replicas)
+
+    def moments(self, config: TrainingConfig, subject: Subject, fold: int = 0) -> Moments:
+        """Return the moments of the training rows of a trial, as its training would measure them.
+
+        Raises:
+            InputError: As `trial`.
+        """
+        features = subject.standardises(config)
+        key = (fold, config.replicas, features, json.dumps(config.to_dict()["class_weights"], sort_keys=True))
+        if key not in self._moments:
+            population, rows = self.trial(config, fold)
+            self._moments[key] = moments_of(config, population, rows, InProcess(config.replicas), subject)
+        return self._moments[key]
 
     def _sided(self, fold: int) -> tuple[NDArray[np.int8], Census]:
         """Return the side of each row where a fold validates, and the counts."""

@@ -134,8 +134,9 @@ def _train(
         if isinstance(event, EpochEnded):
             told.append(event)
 
+    moments = None if kept.begin else rows.moments(config, subject, assignment.fold)
     try:
-        outcome = train_rows(config, population, own, InProcess(config.replicas), emit, kept, subject)
+        outcome = train_rows(config, population, own, InProcess(config.replicas), emit, kept, subject, moments)
     except Paused as paused:
         return False, paused.history, paused.best_epoch, costs
     return True, outcome.history, outcome.best_epoch, costs
