@@ -45,7 +45,7 @@ def test_one_that_fails_with_any_seed_is_not_chosen():
         choose([failed], "max")
 
 
-def test_candidates_are_trained_to_their_end_and_differ():
+def test_candidates_differ_and_the_best_of_those_that_were_trained_to_their_end_come_first():
     trials = [
         trial(0, 0.8),
         trial(1, 0.99, "stopped"),
@@ -60,15 +60,17 @@ def test_candidates_are_trained_to_their_end_and_differ():
     assert [each.number for each in best_trials(trials, "min", 2)] == [0, 2]
 
 
+def test_where_too_few_were_trained_to_their_end_those_that_got_furthest_come_next():
+    epochs = (1, 9, 3, 9)
+    trials = [trial(n, 0.9 + n / 100, "stopped", folds=[Measurement(n, epoch=epoch)]) for n, epoch in enumerate(epochs)]
+    ended_early = trial(4, 0.5, "complete", folds=[Measurement(4, epoch=2)])
+    assert [each.number for each in best_trials([*trials, ended_early], "max", 4)] == [4, 3, 1, 2]
+
+
 def test_what_scores_too_slowly_is_left_out():
     slow, quick = (trial(n, 0.9 - n / 10, metrics={"seconds_per_row": seconds}) for n, seconds in enumerate((0.5, 0.1)))
     assert best_trials([slow, quick], "max", 1)[0].number == 0
     assert best_trials([slow, quick], "max", 1, max_seconds_per_row=0.2)[0].number == 1
-
-
-def test_a_search_that_ended_early_gives_those_that_got_furthest():
-    trials = [trial(n, 0.9, "paused", folds=[Measurement(n, epoch=epoch)]) for n, epoch in enumerate((1, 9, 3, 9))]
-    assert [each.number for each in best_trials(trials, "max", 3)] == [1, 3]
 
 
 def test_a_search_without_any_figure_says_what_became_of_its_trials():

@@ -49,6 +49,8 @@ class TuningConfig:
         objectives: What is compared: first a metric of the validation rows, which becomes the `monitor` of the base;
             then, if asked for, ``"parameters"`` and ``"seconds_per_row"``: the report shows the trials that no other
             beats in all of them. Empty: the base's monitor.
+        max_epochs: Epochs that all trials together may train, about: the best one is trained to its end. None sets no
+            limit.
         time_limit_s: Seconds after which no more trials start.
 
     Raises:
@@ -69,6 +71,7 @@ class TuningConfig:
     max_parameters: int | None = None
     max_seconds_per_row: float | None = None
     objectives: tuple[str, ...] = ()
+    max_epochs: int | None = None
     time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -133,7 +136,7 @@ def _space(given: "Space | Mapping[str, Any] | str | None", task: str) -> Space:
 def _range_problems(config: TuningConfig) -> list[str]:
     """Return which numbers are not what they must be."""
     whole = {"trials": 1, "eta": 2, "candidates": 1, "seeds": 1}
-    optional = {"min_epochs": 1, "folds": 2, "parallel_trials": 1, "max_parameters": 1}
+    optional = {"min_epochs": 1, "folds": 2, "parallel_trials": 1, "max_parameters": 1, "max_epochs": 1}
     problems = []
     for name, least in (whole | optional).items():
         value = getattr(config, name)

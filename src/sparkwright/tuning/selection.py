@@ -76,9 +76,10 @@ class Candidate:
 def best_trials(
     trials: Sequence[Trial], direction: Direction, count: int, max_seconds_per_row: float | None = None
 ) -> list[Trial]:
-    """Return the best trials that were trained to their end, each configuration once, the best first.
+    """Return the best trials, each configuration once, the best first.
 
-    Where none was, because the search ended early, those that got furthest are compared.
+    Those that were trained to their end come before those that were stopped at a rung, and these before those that were
+    stopped at an earlier one: figures of as many epochs are compared. All of them are trained to their end again.
 
     Args:
         trials: Of a search that is over.
@@ -90,18 +91,18 @@ def best_trials(
         InputError: No trial has a figure; with what became of them.
     """
     sign = -1 if direction == "max" else 1
-    measured = [trial for trial in trials if trial.value is not None and math.isfinite(trial.value)]
-    measured = [trial for trial in measured if trial.state not in ("failed", "rejected")]
-    if max_seconds_per_row is not None:
-        measured = [trial for trial in measured if trial.metrics.get("seconds_per_row", 0.0) <= max_seconds_per_row]
-    complete = [trial for trial in measured if trial.state == "complete"]
-    if measured and not complete:
-        furthest = max(trial.epochs for trial in measured)
-        complete = [trial for trial in measured if trial.epochs == furthest]
-    if not complete:
+    measured = [
+        (trial.state != "complete", -trial.epochs, sign * trial.value, trial.number, trial)
+        for trial in trials
+        if trial.value is not None and math.isfinite(trial.value) and trial.state not in ("failed", "rejected")
+        if max_seconds_per_row is None or trial.metrics.get("seconds_per_row", 0.0) <= max_seconds_per_row
+    ]
+    if not measured:
         raise InputError(f"The search found no configuration that can be chosen: {_fates(trials)}.")
+    # Patience may have ended a complete one early: it was compared with the others that are complete.
+    measured.sort(key=lambda each: (each[0], each[1] if each[0] else 0, *each[2:4]))
     found: dict[str, Trial] = {}
-    for trial in sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number)):
+    for *_, trial in measured:
         found.setdefault(json.dumps(trial.values, sort_keys=True), trial)
     return list(found.values())[:count]
 

@@ -75,7 +75,8 @@ class LocalRunner(Runner):
             return train_trials(assignments, self._rows, self._setting, self._subject)
 
     def parameters(self, values: Mapping[str, Any]) -> int:
-        return count_parameters(self._setting.config(values), self.population, self._subject)
+        with self._lock:  # a network is made of the random numbers that a training's dropout draws from, too
+            return count_parameters(self._setting.config(values), self.population, self._subject)
 
     def drop(self, trial: int) -> None:
         self._setting.drop(trial)
