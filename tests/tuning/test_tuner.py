@@ -1,5 +1,7 @@
 """The estimator that searches another one's settings, on tables that this process holds: no Spark session."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from sparkwright import MLPClassifier, MLPRegressor, NetworkClassifier
 from sparkwright.errors import InputError, NameUnknownError
+from sparkwright.models import Model
+from sparkwright.training.estimators.models import MLPClassificationModel
 from sparkwright.tuning.space import Choice, Float, Space
 from sparkwright.tuning.tuner import Tuner
 
@@ -26,13 +30,87 @@ def table() -> pd.DataFrame:
 
 
 def classifier(**params: Any) -> MLPClassifier:
-    settings = {"featuresCols": FLOWERS, "labelCol": "kind", "splitCol": "split", "epochs": 9, "replicas": 2, **params}
+    settings = {"featuresCols": FLOWERS, "labelCol": "kind", "splitCol": "split", "epochs": 3, "replicas": 2, **params}
     return MLPClassifier(**settings)
 
 
 def tuner(**params: Any) -> Tuner:
-    usual = {"estimator": classifier(), "space": SPACE, "trials": 6, "parallelTrials": 2, "seeds": 2, "candidates": 2}
+    usual = {"estimator": classifier(), "space": SPACE, "trials": 4, "parallelTrials": 2, "seeds": 2, "candidates": 1}
     return Tuner(**{**usual, **params})
+
+
+@pytest.fixture(scope="module")
+def model(table: pd.DataFrame) -> MLPClassificationModel:
+    return tuner().fit(table)
+
+
+def digest(model: MLPClassificationModel) -> str:
+    weights = model.getModel().head.weights()
+    return hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+
+
+def test_fit_gives_the_best_model_with_its_trials(table: pd.DataFrame, model: MLPClassificationModel) -> None:
+    trials = model.trials
+    assert trials["number"].tolist() == list(range(4))
+    assert set(trials["state"]) <= {"complete", "stopped"}
+    assert trials["learning_rate"].between(1e-4, 0.1).all()
+    assert {"validation_accuracy", "parameters", "epochs", "seconds", "value"} <= set(trials)
+    best = trials[trials["state"] == "complete"].sort_values("value").iloc[0]
+    assert best["epochs"] == 3
+    assert model.best["learning_rate"] in set(trials["learning_rate"])
+    assert set(model.transform(table)["prediction"]) <= {"iris", "lily", "rose"}
+
+
+def test_the_model_is_that_of_its_settings_alone(table: pd.DataFrame, model: MLPClassificationModel) -> None:
+    alone = classifier(learningRate=model.best["learning_rate"], hiddenLayers=model.best["hidden"]).fit(table)
+    assert digest(alone) == digest(model)
+    assert len(alone.trials) == 0
+    assert alone.best == {}
+
+
+def test_a_fit_again_gives_the_same_trials(table: pd.DataFrame, model: MLPClassificationModel) -> None:
+    again = tuner().fit({name: table[name].to_numpy() for name in table})
+    assert digest(again) == digest(model)
+    same = [name for name in model.trials if name != "seconds"]
+    pd.testing.assert_frame_equal(again.trials[same], model.trials[same])
+
+
+def test_the_model_keeps_its_trials_when_it_is_saved(model: MLPClassificationModel, tmp_path: Path) -> None:
+    model.getModel().save(str(tmp_path / "model"))
+    again = MLPClassificationModel(model=Model.load(str(tmp_path / "model")), inputCols=FLOWERS)
+    pd.testing.assert_frame_equal(again.trials, model.trials)
+    assert again.best == model.best
+
+
+def test_a_search_that_was_interrupted_goes_on_in_its_folder(
+    table: pd.DataFrame, model: MLPClassificationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparkwright.tuning.runners.local import LocalRunner
+
+    run, jobs = LocalRunner.run, []
+
+    def interrupted(runner: LocalRunner, assignments: Any) -> Any:
+        jobs.append(assignments)
+        if len(jobs) == 3:
+            raise KeyboardInterrupt
+        return run(runner, assignments)
+
+    search = tuner(runDir=str(tmp_path))
+    monkeypatch.setattr(LocalRunner, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(table)
+    with pytest.raises(InputError, match=r"begun otherwise.*\n- rows: 240 → 239\n- search.trials: 4 → 5"):
+        search.fit(table.head(239), {search.trials: 5})
+    monkeypatch.setattr(LocalRunner, "run", run)
+    assert digest(search.fit(table)) == digest(model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_validate_are_folds_where_there_is_no_split(table: pd.DataFrame) -> None:
+    folded = tuner(estimator=classifier(splitCol=None, epochs=2), folds=2, trials=2, candidates=1, seeds=1)
+    trained = folded.fit(table.drop(columns="split"))
+    assert trained.trials["epochs"].max() == 4
+    assert trained.getModel().lineage["training"]["rows"] == {"train": 240}
 
 
 def test_params_have_the_defaults_of_the_search() -> None:
@@ -105,7 +183,7 @@ def test_a_copy_has_its_own_estimator_and_params_of_both() -> None:
     first = tuner()
     estimator = first.getOrDefault("estimator")
     second = first.copy({first.trials: 9, estimator.batchSize: 8})
-    assert (first.getOrDefault("trials"), second.getOrDefault("trials")) == (6, 9)
+    assert (first.getOrDefault("trials"), second.getOrDefault("trials")) == (4, 9)
     assert estimator.getOrDefault("batchSize") == 32
     assert second.getOrDefault("estimator").getOrDefault("batchSize") == 8
     assert second.uid == first.uid

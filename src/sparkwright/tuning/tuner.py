@@ -2,16 +2,21 @@
 
 # ruff: noqa: N815  Params are camelCase
 
+import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
 from pyspark.ml import Estimator
 from pyspark.ml.param import TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, DefaultParamsWriter, MLWriter
+from pyspark.sql import DataFrame
 
-from sparkwright.errors import InputError
+from sparkwright import storage
+from sparkwright.data.local import to_arrow
+from sparkwright.errors import InputError, differences
 from sparkwright.models import Model
+from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.estimators.heads import Checked, MLPClassifier, MLPRegressor, TrainingEstimator
 from sparkwright.training.estimators.models import TrainedModel, to_model
 from sparkwright.training.estimators.networks import NetworkClassifier, NetworkRegressor
@@ -64,6 +69,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
         objectives: A metric of the validation rows instead of the estimator's `monitor`; then ``"parameters"`` and
             ``"seconds_per_row"``, if they are to be small, too.
+        maxEpochs: Epochs that all trials together may train, about; None: no limit.
         minEpochs: Epochs after which trials are compared first. None: by `epochs`.
         eta: One of so many trials goes on from a comparison.
         folds: Parts of the training and validation rows, each of which validates once; None: no folds.
@@ -77,7 +83,8 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         maxSecondsPerRow: What scoring a row may take; None: any time.
         timeLimitSeconds: Seconds after which no more trials start; None: no limit.
         runDir: Folder (path or URI) that driver and executors share, in which a search that was interrupted goes on
-            when it is fitted again. None: a temporary one on this machine.
+            when it is fitted again; one of other settings is refused. When it has ended well, what it kept is removed.
+            None: a temporary one on this machine, which executors of other machines cannot see.
 
     Example:
         >>> head = MLPClassifier(splitCol="split", monitor="accuracy")
@@ -89,6 +96,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         "trials": "trials",
         "sampler": "sampler",
         "objectives": "objectives",
+        "maxEpochs": "max_epochs",
         "minEpochs": "min_epochs",
         "eta": "eta",
         "folds": "folds",
@@ -106,6 +114,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
     trials = param("trials", "configurations to try, at most", TypeConverters.toInt)
     sampler = param("sampler", "tpe, random, grid, cmaes, gp, or a sampler of Optuna", anything)
     objectives = param("objectives", "what is compared; none: the estimator's monitor", TypeConverters.toListString)
+    maxEpochs = param("maxEpochs", "epochs of all trials together, about; None: no limit", whole_or_none)
     minEpochs = param("minEpochs", "epochs before the first comparison; None: by epochs", whole_or_none)
     eta = param("eta", "one of so many trials goes on from a comparison", TypeConverters.toInt)
     folds = param("folds", "parts of the rows, each of which validates once; None: none", whole_or_none)
@@ -172,7 +181,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             raise InputError("Set the `estimator` whose settings are searched: Tuner(estimator=MLPClassifier(…)).")
         checked = estimator.checked(dataset)
         self._check_rows(estimator, checked)
-        config = self._config(checked)
+        config, run = self._config(checked), self.getOrDefault(self.runDir)
+        if run is not None:
+            _check_same(run, dataset, config, checked)
         with estimator.listening() as emit:
             found = search_rows(
                 dataset,
@@ -184,9 +195,12 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
                 group=self.getOrDefault(self.groupCol),
                 invalid=estimator.getOrDefault(estimator.handleInvalid),
                 subject=checked.subject,
-                run=self.getOrDefault(self.runDir),
+                run=run,
                 emit=emit,
             )
+        if run is not None:  # the model has the trials now; another search may begin here
+            for name in (TUNING, CHECKPOINTS):
+                storage.remove(storage.join(storage.to_uri(run), name))
         model = to_model(found.trained, checked.key)
         return estimator.stage(_with_trials(model, found), checked)
 
@@ -200,6 +214,8 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             )
         if group is not None and folds is None:
             problems.append("`groupCol` is of `folds`, which are not set.")
+        if not isinstance(self.getOrDefault(self.runDir), str | None):
+            problems.append(f"`runDir` must be the path of a folder, as text, not {self.getOrDefault(self.runDir)!r}.")
         if estimator.getOrDefault(estimator.runDir) is not None:
             problems.append("Set the Tuner's `runDir`, not its estimator's.")
         if checked.subject is None and estimator.getOrDefault(estimator.initialModel) is not None:
@@ -227,6 +243,23 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             problems = under_params(error.problems or (str(error),), self.fields)
             raise InputError.listing("The search cannot be done like this", problems) from None
         return config
+
+
+def _check_same(run: str, dataset: Any, config: TuningConfig, checked: Checked) -> None:
+    """Refuse to go on with a search of other settings, columns or rows.
+
+    Raises:
+        InputError: The folder holds another search; with what differs.
+    """
+    rows = dataset.count() if isinstance(dataset, DataFrame) else to_arrow(dataset, checked.columns.names).num_rows
+    now = json.loads(json.dumps({"search": config.to_dict(), "columns": asdict(checked.columns), "rows": rows}))
+    path = storage.join(storage.to_uri(run), TUNING, "tuner.json")
+    if not storage.exists(path):
+        storage.write_bytes(path, json.dumps(now).encode())
+    elif found := differences(json.loads(storage.read_bytes(path)), now):
+        raise InputError.listing(
+            f"{run} holds a search that was begun otherwise; give another `runDir`, or remove it", found
+        )
 
 
 def _with_trials(model: Model, found: Searched) -> Model:
