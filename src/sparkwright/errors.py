@@ -14,7 +14,7 @@
     ├── DownloadError (OSError)             weights could not be fetched, or are not what they should be
     ├── StorageError (OSError)              a file cannot be written: disk full, read-only, no permission
     ├── EnvironmentNotReadyError (RuntimeError)  Java, Python, packages or slots are not what the job needs
-    ├── ErrorRateError (RuntimeError)       too many rows failed
+    ├── ErrorRateError (RuntimeError)       too many rows, or trials of a search, failed
     ├── PrecisionError (RuntimeError)       a network of reduced precision agrees too little with float32
     └── WorkerError (RuntimeError)          a process of the cluster failed; carries its traceback
 
@@ -119,7 +119,7 @@ class EnvironmentNotReadyError(SparkwrightError, RuntimeError):
 
 
 class ErrorRateError(SparkwrightError, RuntimeError):
-    """More rows failed than the job allows."""
+    """More rows failed than the job allows, or more trials than a search can do with."""
 
 
 class PrecisionError(SparkwrightError, RuntimeError):

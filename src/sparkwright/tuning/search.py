@@ -1,0 +1,193 @@
+"""A search: the jobs of its trials on the slots there are, what is lost on the way, and the order of the results.
+
+With `parallel_trials` P, job k + P is decided when exactly the results of the jobs until k are known: however many
+slots run them, however long they take, whatever died, the trials are the same. Without it results are taken as they
+come, and a slot that is free has the next job at once.
+
+Every result is kept in the run before anything is decided by it. A search that goes on makes its decisions again from
+what is kept (`sparkwright.tuning.records`) and runs what has no result.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sparkwright.errors import WorkerError
+from sparkwright.events import Emit, Event, TrialEnded, Warned, ignore
+from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.plan import Plan
+from sparkwright.tuning.records import Records, Result
+from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.trials import Assignment, Measurement, Trial
+
+if TYPE_CHECKING:
+    from sparkwright.tuning.journal import Journal
+
+__all__ = ["ATTEMPTS", "Search"]
+
+ATTEMPTS = 3
+"""How often an assignment is tried whose worker is lost."""
+
+_LOST_IN_A_ROW = 3  # assignments; then it is the cluster, and not the trials
+
+Outcome = list[tuple[Measurement, int]]  # with the number of attempts
+
+
+class Search:
+    """Tries configurations until the trials, the time or the space are at their end; runs on the driver.
+
+    Args:
+        config: How is searched.
+        runner: What trains; it stays open.
+        folder: Where the search is kept, on any file system; one that was begun there goes on. None: in memory alone.
+        emit: What takes the events; called from several threads.
+
+    Attributes:
+        seconds: What the search has taken, that before the driver died too.
+    """
+
+    def __init__(self, config: TuningConfig, runner: Runner, folder: str | None = None, *, emit: Emit = ignore) -> None:
+        self.seconds = 0.0
+        self._config = config
+        self._runner = runner
+        self._folder = folder
+        self._emit = emit
+        self._records = Records(folder)
+        self._plan = Plan(config, runner.parameters, self._records, self._tell)
+        self._journal: Journal | None = None
+        self._known = len(self._records.results)  # before this process
+        self._recorded = {result.job: result for result in self._records.results}
+        self._decided = 0
+        self._taken = 0
+        self._futures: dict[Future[Outcome], tuple[int, list[Assignment]]] = {}
+        self._started = time.monotonic()
+        self._earlier = self._records.results[-1].seconds if self._records.results else 0.0
+
+    def run(self) -> list[Trial]:
+        """Search, and return all trials by number.
+
+        Raises:
+            ErrorRateError: More than half of at least ten trials have failed; with the reasons.
+            WorkerError: Three jobs in a row have lost all their workers; a search that goes on tries them again.
+            InputError: No configuration of the space can be trained, or what is kept is of another search.
+        """
+        slots = self._runner.slots
+        threads = min(slots, self._config.parallel_trials or slots)
+        with ExitStack() as stack:
+            if self._folder is not None:
+                from sparkwright.tuning.journal import Journal
+
+                self._journal = stack.enter_context(Journal(self._folder, self._plan.study))
+            pool = ThreadPoolExecutor(threads, "trial")
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            self._fill(pool)
+            while self._taken < self._decided:
+                self._plan.take(self._result())
+                self._taken += 1
+                self._fill(pool)
+            self._plan.finish()
+        self.seconds = self._clock()
+        return self._plan.trials
+
+    def _fill(self, pool: ThreadPoolExecutor) -> None:
+        """Decide as many jobs as may be known by now, and submit those that have no result."""
+        while self._decided < self._wanted() and (job := self._plan.decide(self._runner.together)):
+            if self._decided not in self._recorded:
+                self._futures[pool.submit(self._do, job)] = (self._decided, job)
+            self._decided += 1
+
+    def _wanted(self) -> int:
+        """Return how many jobs are decided before the next result is taken."""
+        if self._config.parallel_trials is not None:
+            return self._taken + self._config.parallel_trials
+        if self._taken < self._known:
+            return self._records.results[self._taken].decided
+        return self._taken + self._runner.slots
+
+    def _result(self) -> Result:
+        """Return the next result in its order, waiting for it."""
+        if self._config.parallel_trials is None:
+            if self._taken == len(self._records.results):
+                self._collect()
+            return self._records.results[self._taken]
+        while self._taken not in self._recorded:
+            self._collect()
+        return self._recorded[self._taken]
+
+    def _collect(self) -> None:
+        """Wait for a job to end, and keep what it gave."""
+        done, _ = wait(self._futures, return_when=FIRST_COMPLETED)
+        future = min(done, key=lambda each: self._futures[each][0])
+        outcome = future.result()
+        number, job = self._futures.pop(future)
+        result = Result(
+            number,
+            self._decided,
+            self._clock(),
+            job[0].until,
+            tuple(measurement for measurement, _ in outcome),
+            tuple(attempts for _, attempts in outcome),
+        )
+        self._records.keep(result)
+        self._recorded[number] = result
+        self._check_cluster()
+
+    def _check_cluster(self) -> None:
+        """Stop when nothing but lost workers came last: that is no fault of the trials."""
+        last = self._records.results[self._known :][-_LOST_IN_A_ROW:]
+        if len(last) == _LOST_IN_A_ROW and all(_is_lost(result) for result in last):
+            self._records.drop_last(_LOST_IN_A_ROW)
+            raise WorkerError(
+                f"{_LOST_IN_A_ROW} jobs of the search in a row lost their workers {ATTEMPTS} times each, the last with "
+                f"{last[-1].measurements[0].failure} Look after the cluster, then go on with resume=True (--resume)."
+            )
+
+    def _do(self, job: Sequence[Assignment]) -> Outcome:
+        """Run a job. If its worker is lost, run each of its assignments alone: one of them may be why."""
+        if len(job) == 1:
+            return [self._do_alone(job[0], 1)]
+        try:
+            return [(measurement, 1) for measurement in self._runner.run(job)]
+        except WorkerError as error:
+            self._warn(job, error)
+        return [self._do_alone(assignment, 2) for assignment in job]
+
+    def _do_alone(self, assignment: Assignment, first: int) -> tuple[Measurement, int]:
+        lost = ""
+        for attempt in range(first, ATTEMPTS + 1):
+            try:
+                [measurement] = self._runner.run([dataclasses.replace(assignment, attempt=attempt)])
+            except WorkerError as error:
+                self._warn([assignment], error)
+                lost = _first_line(error)
+            else:
+                return measurement, attempt
+        failure = f"{WorkerError.__name__}: {lost}"
+        return Measurement(assignment.trial, assignment.fold, failure=failure), ATTEMPTS
+
+    def _warn(self, job: Sequence[Assignment], error: WorkerError) -> None:
+        numbers = ", ".join(str(assignment.trial) for assignment in job)
+        self._emit(Warned(f"A job of the search (trial {numbers}) lost its worker: {_first_line(error)}"))
+
+    def _tell(self, event: Event) -> None:
+        """Pass on what happens; what was passed on before the driver died only to the journal, which begins anew."""
+        if self._journal is not None:
+            self._journal(event)
+        if isinstance(event, TrialEnded):
+            self._runner.drop(event.trial)
+        if self._taken >= self._known:
+            self._emit(event)
+
+    def _clock(self) -> float:
+        return self._earlier + time.monotonic() - self._started
+
+
+def _is_lost(result: Result) -> bool:
+    return all(measurement.failure.startswith(WorkerError.__name__) for measurement in result.measurements)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
