@@ -323,6 +323,7 @@ def test_the_library_s_space_of_fine_tunings_holds_its_defaults():
 def test_a_space_without_the_configuration_has_no_values_for_it():
     assert Space.load("mlp").values_of(TrainingConfig()) is None
     assert Space({"optimizer": ["sgd"]}).values_of(TrainingConfig()) is None
+    assert Space({"optimizer": "sgd", "momentum": [0.9]}).values_of(TrainingConfig()) is not None
     assert Space({"hidden.layers": [2], "hidden.width": [8]}).values_of(TrainingConfig(hidden=[8, 4])) is None
 
 

@@ -195,8 +195,9 @@ class Space:
     def values_of(self, config: TrainingConfig) -> dict[str, Any] | None:
         """Return the values with which a trial trains as `config` does; None if the space holds no such trial.
 
-        What is None in `config` is what None stands for there, nothing is augmented, and what lies beside a range is
-        moved to its nearest end. Such values make a good first trial: then the search finds nothing worse.
+        What is None in `config` is what None stands for there, nothing is augmented, what is fixed here has that value,
+        and what lies beside a range is moved to its nearest end. Such values make a good first trial: then the search
+        finds nothing worse.
         """
         values = dict[str, Any]()
         for name in self.dimensions:
@@ -332,6 +333,8 @@ def _settings(config: TrainingConfig, name: str) -> list[Any]:
 
 def _nearest(dimension: Dimension, value: Any) -> list[Any]:
     """Return the value, or of a range the nearest to it; nothing, if the dimension has none like it."""
+    if isinstance(dimension, Fixed):
+        return [dimension.value]
     if isinstance(dimension, Float | Int) and is_number(value):
         low, high = dimension.ends()
         value = dimension.value_of(min(max(value, low), high))
