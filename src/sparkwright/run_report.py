@@ -1,19 +1,29 @@
 """The report of a run, written from what its folder holds: no Spark, so that it can be written again anywhere."""
 
+import dataclasses
+import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from sparkwright import storage
 from sparkwright.errors import InputError
 from sparkwright.evaluation.report import RunRecord, Thumbnail, write_report
-from sparkwright.runs import read_run
+from sparkwright.evaluation.report.tuning import SearchRecord, measure_importance
+from sparkwright.runs import TRIALS, read_run
 from sparkwright.training.config import FINETUNING, TrainingConfig
 
-__all__ = ["AUGMENTED", "THUMBNAILS", "write_run_report"]
+__all__ = ["AUGMENTED", "IMPORTANCE", "SPACE", "THUMBNAILS", "write_run_report"]
 
 THUMBNAILS = "wrong.json"
 """File of a run: the photos that the model was most sure of, and wrong about, made small."""
+
+SPACE = "space.json"
+"""File of a run: what a search searched."""
+
+IMPORTANCE = "importance.json"
+"""File of a run: how much each parameter of a search matters, measured when the report was first written."""
 
 AUGMENTED = "augmented.jpg"
 """File of a run: training photos as augmentation changes them (`draw_contact_sheet`)."""
@@ -42,12 +52,29 @@ def write_run_report(run: str) -> str:
         versions=document["versions"],
         command=_command(document, run),
         thumbnails=[Thumbnail.from_dict(data) for data in thumbnails],
+        search=_searched(run, metrics),
         augmented=storage.read_bytes(sheet) if storage.exists(sheet) else b"",
         created=events[-1].time if events else "",
     )
     path = storage.join(run, "report.html")
     storage.write_bytes(path, write_report(record).encode())
     return path
+
+
+def _searched(run: str, metrics: Mapping[str, Any]) -> SearchRecord | None:
+    """Return the search that the run did, with its parameters' importance, which the run's folder keeps."""
+    trials, kept = storage.join(run, TRIALS), storage.join(run, IMPORTANCE)
+    if not storage.exists(trials):
+        return None
+    content = storage.read_bytes(trials)
+    optimism = (metrics.get("search") or {}).get("optimism")
+    search = SearchRecord.from_dict({**json.loads(content), "optimism": optimism})
+    digest = hashlib.sha256(content).hexdigest()
+    known = json.loads(storage.read_bytes(kept)) if storage.exists(kept) else {}
+    if known.get("trials") != digest:  # a search that went on has other trials
+        known = {"trials": digest, "importance": measure_importance(search)}
+        storage.write_bytes(kept, json.dumps(known, indent=2, ensure_ascii=False).encode())
+    return dataclasses.replace(search, importance=known["importance"])
 
 
 def _command(document: dict[str, Any], run: str) -> str:
@@ -64,15 +91,28 @@ def _command(document: dict[str, Any], run: str) -> str:
     for name in ("label", "labels", "group", "weights", "preprocessing", "layer", "seed", "max_error_rate"):
         if config.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(config[name])]
-    training, usual = config["training"], TrainingConfig(refit=True).to_dict()
+    training, usual = config["training"], TrainingConfig(refit="search" not in config).to_dict()
     words += ["--replicas", str(training["replicas"])]
     words += _settings("--set", training, usual)
+    if "search" in config:
+        words += _search(config["search"], storage.join(run, SPACE).removeprefix("file://"))
     if "finetune" in config:
         words += ["--finetune", config["finetune"]]
         words += _settings("--finetune-set", config["finetuning"], FINETUNING.to_dict())
     if "augmentation" in config:
         words += ["--augment", json.dumps(config["augmentation"])]
     return shlex.join(words)
+
+
+def _search(search: dict[str, Any], space: str) -> list[str]:
+    """Return the options of a search in the space that lies in a file."""
+    words = ["--space", space]
+    for name, value in search.items():
+        if name == "objectives":
+            words += [word for each in value for word in ("--objective", each)]
+        elif name != "space" and value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 def _settings(option: str, training: dict[str, Any], usual: dict[str, Any]) -> list[str]:

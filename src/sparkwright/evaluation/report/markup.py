@@ -10,6 +10,7 @@ __all__ = [
     "SHARES",
     "Cell",
     "Column",
+    "counted",
     "decimal",
     "figure",
     "percent",
@@ -49,6 +50,11 @@ def decimal(value: float | None, digits: int = 3) -> str:
 def whole(value: int | None) -> str:
     """Write a count."""
     return NONE if value is None else f"{value:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
 def seconds(value: float) -> str:

@@ -6,7 +6,8 @@ Example:
     >>> html = tuning_sections(search)                                              # doctest: +SKIP
 """
 
-from sparkwright.evaluation.report.tuning.choice import choice_section, failures_section, trials_section
+from sparkwright.evaluation.report.tuning.choice import choice_section
+from sparkwright.evaluation.report.tuning.configurations import failures_section, trials_section
 from sparkwright.evaluation.report.tuning.contour import contour_section
 from sparkwright.evaluation.report.tuning.efficiency import efficiency_section
 from sparkwright.evaluation.report.tuning.history import curves_section, history_section
@@ -14,7 +15,8 @@ from sparkwright.evaluation.report.tuning.importance import importance_section, 
 from sparkwright.evaluation.report.tuning.parallel import parallel_section
 from sparkwright.evaluation.report.tuning.pareto import pareto_section
 from sparkwright.evaluation.report.tuning.record import SearchRecord
-from sparkwright.evaluation.report.tuning.slices import sensitivity_section, slices_section
+from sparkwright.evaluation.report.tuning.sensitivity import sensitivity_section
+from sparkwright.evaluation.report.tuning.slices import slices_section
 
 __all__ = ["SearchRecord", "measure_importance", "tuning_sections"]
 

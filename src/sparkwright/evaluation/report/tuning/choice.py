@@ -1,20 +1,28 @@
-"""What was chosen and why, all configurations in a table, and those that came to nothing."""
+"""What was chosen, and from what."""
 
 from collections.abc import Sequence
 
 from sparkwright.evaluation.report.axes import Axis
 from sparkwright.evaluation.report.charts import legend
-from sparkwright.evaluation.report.markup import NONE, Cell, Column, figure, percent, seconds, section, table, text
-from sparkwright.evaluation.report.tuning.frame import Frame
+from sparkwright.evaluation.report.markup import (
+    NONE,
+    Column,
+    counted,
+    figure,
+    section,
+    table,
+    text,
+)
+from sparkwright.evaluation.report.tuning.frame import Frame, hover
 from sparkwright.evaluation.report.tuning.parameters import Parameter, common, constants, parameters_of, written
 from sparkwright.evaluation.report.tuning.record import Candidate, SearchRecord, TrialRecord, shown
 from sparkwright.evaluation.report.tuning.score import ScoreAxis
 
-__all__ = ["choice_section", "failures_section", "trials_section"]
+__all__ = ["choice_section"]
 
-_LISTED = 400  # trials of the table; more make the page heavy
 _TALL = 20
-_LEAST = 1e308  # what sorts after every number
+_ROW = 30  # pixels of a candidate
+_NAMED = 5  # categories that are listed
 
 
 def choice_section(search: SearchRecord) -> str:
@@ -39,7 +47,9 @@ def _nothing(search: SearchRecord) -> str:
     if not search.trials:
         return ""
     return section(
-        "choice", "No configuration could be chosen", f"<p>None of {len(search.trials)} trials gave a figure.</p>"
+        "choice",
+        "No configuration could be chosen",
+        f"<p>{counted(len(search.trials), 'trial')}, and none gave a figure.</p>",
     )
 
 
@@ -56,9 +66,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
     if own is not None and own.mean is not None:
         validation, count = own.mean, len(own.scores)
         spread = f" (standard deviation {search.difference(own.deviation)})" if own.deviation is not None else ""
-        told.append(
-            f"Trained again with {count} other seed{'s' if count != 1 else ''} it reached {search.figure(own.mean)}{spread}."
-        )
+        told.append(f"Trained again with {counted(count, 'other seed')} it reached {search.figure(own.mean)}{spread}.")
         told.append("Mean and spread over the seeds decided, not the luckiest figure of the search.")
     if search.test is not None and validation is not None:
         gap = search.gain(validation, search.test)
@@ -68,6 +76,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
             if gap > 0
             else f"the validation figure did not flatter: the test figure is better by {search.difference(gap)}."
         )
+        told += _interval(search)
         if search.refit:
             told.append("The tested model was trained on the validation rows as well.")
     if search.repeats is not None:
@@ -79,17 +88,28 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
     return " ".join(told)
 
 
+def _interval(search: SearchRecord) -> list[str]:
+    """Return how far chance alone may explain the difference of validation and test rows."""
+    if not search.optimism:
+        return []
+    low, high = search.optimism["interval"]
+    name = str(search.optimism["metric"]).replace("_", " ")
+    told = f"In {name} the difference is {100 * search.optimism['difference']:.2f} percentage points"
+    told += f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
+    return [told + (": no more than chance may make." if low <= 0 <= high else ": more than chance would make.")]
+
+
 def _searched(search: SearchRecord) -> str:
     count = len(search.trials)
     drawn = f", drawn by {text(search.sampler)}" if search.sampler else ""
     seed = f" with seed {search.seed}" if search.seed is not None else ""
-    return f"The search tried {count:,} configuration{'s' if count != 1 else ''}{drawn}{seed}."
+    return f"The search tried {counted(count, 'configuration')}{drawn}{seed}."
 
 
 def _configuration(search: SearchRecord, best: TrialRecord) -> str:
     """Return the chosen values beside what was tried and what the best trials have in common."""
     parameters = {parameter.name: parameter for parameter in parameters_of(search)}
-    top = search.scored[: max(3, len(search.scored) // 10)] if len(search.scored) >= 20 else []
+    top = search.top
     rows = []
     for name in [*parameters, *constants(search)]:
         parameter = parameters.get(name)
@@ -110,17 +130,15 @@ def _configuration(search: SearchRecord, best: TrialRecord) -> str:
 
 
 def _tried(parameter: Parameter) -> str:
-    if parameter.categories:
-        return ", ".join(parameter.categories[:8]) + (
-            f", … ({len(parameter.categories)})" if len(parameter.categories) > 8 else ""
-        )
+    names = parameter.categories
+    if names:
+        return ", ".join(names[:_NAMED]) + (f", … ({len(names)})" if len(names) > _NAMED else "")
     return f"{written(parameter.low)} to {written(parameter.high)}{', log' if parameter.log else ''}"
 
 
 def _candidates_figure(search: SearchRecord, candidates: Sequence[Candidate]) -> str:
     """Return a line a candidate: its figure with each seed, their mean, and what the search had given."""
-    row = 30
-    frame = Frame(height=56 + row * len(candidates), left=76, right=20, top=10)
+    frame = Frame(height=56 + _ROW * len(candidates), left=76, right=20, top=10)
     searched = {trial.number: trial.value for trial in search.trials}
     figures = [score for each in candidates for score in each.scores]
     figures += [value for each in candidates if (value := searched.get(each.trial)) is not None]
@@ -130,39 +148,36 @@ def _candidates_figure(search: SearchRecord, candidates: Sequence[Candidate]) ->
     axis = Axis(low - margin, high + margin, *frame.x)
     parts = [frame.grid(ScoreAxis(axis, False, search.is_share).ticks(), [], f"validation {search.name}")]
     for place, each in enumerate(candidates):
-        y = frame.top + row * place + row / 2
-        told = "chosen" if each.trial == search.chosen else "candidate"
-        kind = "validation" if each.trial == search.chosen else "train"
+        y = frame.top + _ROW * (place + 0.5)
         parts.append(f'<line class="grid" x1="{frame.left}" x2="{frame.x[1]}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="name" x="{frame.left - 8}" y="{y + 4}" text-anchor="end">trial {each.trial}</text>')
-        value = searched.get(each.trial)
-        if value is not None:
-            parts.append(
-                f'<circle class="pt part" cx="{axis(value)}" cy="{y}" r="4"><title>in the search: {search.figure(value)}</title></circle>'
-            )
-        parts += [
-            f'<circle class="dot {kind}" cx="{axis(score)}" cy="{y}" r="4"><title>{told}: {search.figure(score)}</title></circle>'
-            for score in each.scores
-        ]
-        if each.mean is not None:
-            x = axis(each.mean)
-            parts.append(
-                f'<line class="mean" x1="{x}" x2="{x}" y1="{y - 10}" y2="{y + 10}"><title>mean: {search.figure(each.mean)}</title></line>'
-            )
-        if each.trial == search.chosen and search.test is not None:
-            x = axis(search.test)
-            parts.append(
-                f'<path class="test" d="M{x} {y - 7}l7 7l-7 7l-7 -7z"><title>test: {search.figure(search.test)}</title></path>'
-            )
-    keys = [
-        ("validation dot", "chosen, each seed"),
-        ("train dot", "others"),
-        ("mean", "mean"),
-        ("pt part", "in the search"),
-    ]
+        parts += _marks(search, each, searched.get(each.trial), axis, y)
+    keys = [("validation dot", "chosen, each seed")]
+    keys += [("train dot", "others")] if len(candidates) > 1 else []
+    keys += [("mean", "mean"), ("pt part", "in the search")]
     keys += [("test", "test")] if search.test is not None else []
     described = ", ".join(f"trial {each.trial} {search.figure(each.mean)}" for each in candidates)
     return figure(frame.svg(f"Candidates: {described}", parts), f"<b>Candidates</b> {legend(keys)}")
+
+
+def _marks(search: SearchRecord, each: Candidate, value: float | None, axis: Axis, y: float) -> list[str]:
+    """Return what stands on a candidate's line; `value` is its figure in the search."""
+    chosen = each.trial == search.chosen
+    kind = "validation" if chosen else "train"
+    dots = [("pt part", value, "in the search")] if value is not None else []
+    dots += [(f"dot {kind}", score, f"seed {number}") for number, score in enumerate(each.scores, 1)]
+    marks = [
+        hover("circle", f'class="{style}" cx="{axis(score)}" cy="{y}" r="4"', f"{told}: {search.figure(score)}")
+        for style, score, told in dots
+    ]
+    if each.mean is not None:
+        x = axis(each.mean)
+        line = f'class="mean" x1="{x}" x2="{x}" y1="{y - 10}" y2="{y + 10}"'
+        marks.append(hover("line", line, f"mean: {search.figure(each.mean)}"))
+    if chosen and search.test is not None:
+        diamond = f'class="test" d="M{axis(search.test)} {y - 7}l7 7l-7 7l-7 -7z"'
+        marks.append(hover("path", diamond, f"test: {search.figure(search.test)}"))
+    return marks
 
 
 def _candidates_table(search: SearchRecord, candidates: Sequence[Candidate]) -> str:
@@ -180,106 +195,10 @@ def _candidates_table(search: SearchRecord, candidates: Sequence[Candidate]) -> 
     rows = []
     for each in candidates:
         scores = [search.figure(score) for score in each.scores] + [NONE] * (seeds - len(each.scores))
-        deviation = (
-            NONE
-            if each.deviation is None
-            else percent(each.deviation, 2)
-            if search.is_share
-            else f"{each.deviation:.2g}"
-        )
+        deviation = search.spread(each.deviation)
         name = f"{each.trial}{' (chosen)' if each.trial == search.chosen else ''}{' (failed)' if each.failure else ''}"
         rows.append([name, search.figure(searched.get(each.trial)), *scores, search.figure(each.mean), deviation])
     failed = "".join(
         f'<p class="note">Trial {each.trial}: {text(each.failure)}</p>' for each in candidates if each.failure
     )
     return table(columns, rows, caption="Candidates, trained again with other seeds") + failed
-
-
-def trials_section(search: SearchRecord) -> str:
-    """Return all trials in a table that sorts, the best first."""
-    if not search.trials:
-        return ""
-    parameters = parameters_of(search)
-    scored = search.scored
-    ordered = [*scored, *(trial for trial in search.trials if trial.value is None)]
-    others = [name for name in search.objectives if name != search.metric]
-    columns = [
-        Column("Rank"),
-        Column("Trial"),
-        Column(search.name.capitalize()),
-        Column("State", numeric=False),
-        Column("Epochs"),
-        Column("Time"),
-        *(Column(name.replace("_", " ").capitalize()) for name in others),
-        *(Column(parameter.name, numeric=not parameter.categories) for parameter in parameters),
-    ]
-    rows = []
-    for rank, trial in enumerate(ordered[:_LISTED], 1):
-        state = "chosen" if trial.number == search.chosen else trial.state
-        rows.append(
-            [
-                str(rank),
-                Cell(str(trial.number), trial.number),
-                _sortable(search.figure(trial.value), trial.value, search.direction),
-                state,
-                Cell(str(trial.epochs), trial.epochs),
-                Cell(seconds(trial.seconds), trial.seconds),
-                *(
-                    _sortable(
-                        f"{trial.objectives[name]:.4g}" if name in trial.objectives else NONE,
-                        trial.objectives.get(name),
-                        search.objectives[name],
-                    )
-                    for name in others
-                ),
-                *(_value(parameter, trial) for parameter in parameters),
-            ]
-        )
-    left_out = len(ordered) - len(rows)
-    note = "The best first; a click on a heading sorts." + (
-        f" The {left_out:,} worst are left out here." if left_out else ""
-    )
-    same = "; ".join(f"{text(name)} {text(value)}" for name, value in constants(search).items())
-    note += f" The same in all: {same}." if same else ""
-    return section(
-        "trials",
-        "All configurations",
-        table(columns, rows, caption="Trials", sorted_by=0, tall=len(rows) > _TALL),
-        note=note,
-    )
-
-
-def _value(parameter: Parameter, trial: TrialRecord) -> Cell:
-    value = parameter.of(trial)
-    if parameter.categories:
-        return Cell(NONE if value is None else value)
-    return _sortable(NONE if value is None else f"{value:.4g}", value, "max")
-
-
-def _sortable(words: str, value: float | None, direction: str) -> Cell:
-    """Return a cell of a number; what has none sorts as the worst."""
-    return Cell(words, value if value is not None else -_LEAST if direction == "max" else _LEAST)
-
-
-def failures_section(search: SearchRecord) -> str:
-    """Return why trials failed or were refused, counted; nothing where all went well."""
-    lost = [trial for trial in search.trials if trial.state in ("failed", "rejected")]
-    if not lost:
-        return ""
-    kinds: dict[tuple[str, str], list[TrialRecord]] = {}
-    for trial in lost:
-        kinds.setdefault((trial.state, trial.reason.split(":", 1)[0].strip() or "no reason is known"), []).append(trial)
-    rows = []
-    for (state, kind), trials in sorted(kinds.items(), key=lambda each: (-len(each[1]), each[0])):
-        numbers = ", ".join(str(trial.number) for trial in trials[:5]) + (", …" if len(trials) > 5 else "")
-        rows.append([kind, state, str(len(trials)), numbers, trials[0].reason])
-    columns = [
-        Column("Reason", numeric=False),
-        Column("State", numeric=False),
-        Column("Trials"),
-        Column("Which", numeric=False),
-        Column("The first in full", numeric=False),
-    ]
-    failed = sum(trial.state == "failed" for trial in lost)
-    note = f"Of {len(search.trials)} trials {failed} failed; {len(lost) - failed} were rejected before their training, because they break a limit that was set or cannot be trained so."
-    return section("failures", "Trials that came to nothing", table(columns, rows, caption="Reasons"), note=note)

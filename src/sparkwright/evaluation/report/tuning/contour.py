@@ -1,5 +1,7 @@
 """Two parameters together: the figure between the trials, as a map."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +34,9 @@ def contour_section(search: SearchRecord) -> str:
         return ""
     x, y = pair
     note = (
-        f"The two that matter most: {text(x.name)} and {text(y.name)}. Colours between the points are mean ranks of the "
-        "trials around, the nearer the heavier; where no trial was near, nothing is drawn. Other parameters differ, too, so "
-        "that neighbouring points may disagree."
+        f"The two that matter most: {text(x.name)} and {text(y.name)}. Colours between the points are mean ranks of "
+        "the trials around, the nearer the heavier; where no trial was near, none is drawn. Other parameters differ, "
+        "too, so that neighbouring points may disagree."
     )
     if not shares:
         note = note.replace("The two that matter most", "Two parameters")
@@ -90,7 +92,7 @@ def _cells(frame: Frame, levels: NDArray[np.int64]) -> str:
     parts = []
     for row in range(rows):
         starts = [0, *(np.flatnonzero(np.diff(levels[row])) + 1).tolist(), columns]
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             level = int(levels[row, start])
             if level >= 0:  # a little larger than it is, so that no seams show
                 parts.append(

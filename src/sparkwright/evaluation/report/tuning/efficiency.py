@@ -5,8 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparkwright.evaluation.report.axes import Axis, short
-from sparkwright.evaluation.report.markup import Cell, Column, figure, percent, seconds, section, table, text, whole
-from sparkwright.evaluation.report.tuning.frame import Frame
+from sparkwright.evaluation.report.markup import (
+    Column,
+    counted,
+    figure,
+    percent,
+    seconds,
+    section,
+    table,
+    whole,
+)
+from sparkwright.evaluation.report.tuning.frame import Frame, hover
 from sparkwright.evaluation.report.tuning.parameters import parameters_of
 from sparkwright.evaluation.report.tuning.record import SearchRecord
 from sparkwright.evaluation.report.tuning.score import line_keys, strengths
@@ -63,57 +72,49 @@ def _work(search: SearchRecord) -> tuple[list[_Work], float]:
 
 
 def _figures(search: SearchRecord, work: Sequence[_Work], paused: float) -> str:
-    spent = sum(each.stopped - each.started for each in work) or sum(trial.seconds for trial in search.trials)
-    lasted = max((each.stopped for each in work), default=0.0)
-    slots = search.slots or (len(_lanes(work)) if work else 0)
-    epochs = sum(trial.epochs for trial in search.trials)
-    folds = max((trial.folds for trial in search.trials), default=1)
-    tried = sum(trial.state != "rejected" for trial in search.trials)
-    full, grid = tried * folds * search.epochs, _grid(search)
-    rows = [
-        ["Time that slots trained", seconds(spent), f"of {tried:,} trials: {seconds(spent / tried)} each, on average"]
-    ]
-    if work and lasted > 0:
-        rows.append(
-            [
-                "Time from the first to the last",
-                seconds(lasted),
-                f"{seconds(paused)} of pause left out" if paused else "",
-            ]
-        )
-        busy = spent / (slots * lasted)
-        rows.append(["Slots at work", percent(busy), f"of the time of {slots} slot{'s' if slots != 1 else ''}"])
-        rows.append(
-            [
-                "Speed-up over one slot",
-                f"{spent / lasted:.2f}",
-                f"at most {slots}; one slot without gaps would take the time that slots trained",
-            ]
-        )
-    rows.append(["Epochs trained", whole(epochs), ""])
-    if full:
-        rows.append(
-            [
-                "… beside all trials to their end",
-                percent(epochs / full),
-                f"of {full:,} epochs: {tried:,} trials of {folds * search.epochs}",
-            ]
-        )
-    if search.epochs and grid > 1:
-        share = epochs / (grid * folds * search.epochs)
-        told = f"of {_big(grid * folds * search.epochs)} epochs: {_big(grid)} configurations, {_GRID} values of each number and every choice"
-        rows.append(["… beside a full grid", f"{percent(share, 1) if share >= 0.001 else 'less than 0.1 %'}", told])
-    cells = [[name, Cell(value), told] for name, value, told in rows]
     columns = [Column("Figure", numeric=False), Column("Value"), Column("What it says", numeric=False)]
-    return table(columns, cells, caption="What the search cost")
+    rows = [*_times(search, work, paused), *_epochs(search)]
+    return table(columns, rows, caption="Time, slots and epochs")
+
+
+def _times(search: SearchRecord, work: Sequence[_Work], paused: float) -> list[tuple[str, str, str]]:
+    spent = sum(each.stopped - each.started for each in work) or sum(trial.seconds for trial in search.trials)
+    trained = sum(trial.epochs > 0 for trial in search.trials)
+    each = f"of {counted(trained, 'trial')}: {seconds(spent / trained)} each, on average"
+    rows = [("Time that slots trained", seconds(spent), each)]
+    lasted = max((each.stopped for each in work), default=0.0)
+    if lasted > 0:
+        slots = search.slots or len(_lanes(work))
+        left_out = f"{seconds(paused)} of pause left out" if paused else ""
+        rows += [
+            ("Time from the first to the last", seconds(lasted), left_out),
+            ("Slots at work", percent(spent / (slots * lasted)), f"of the time of {counted(slots, 'slot')}"),
+            ("Speed-up over one slot", f"{spent / lasted:.2f}", f"at most {slots}; one slot is taken to have no gaps"),
+        ]
+    return rows
+
+
+def _epochs(search: SearchRecord) -> list[tuple[str, str, str]]:
+    """Return the epochs that were trained, beside those of searches that stop nothing early."""
+    epochs = sum(trial.epochs for trial in search.trials)
+    rows = [("Epochs trained", whole(epochs), "")]
+    length = search.epochs * max((trial.folds for trial in search.trials), default=1)
+    tried = sum(trial.state != "rejected" for trial in search.trials)
+    if length:
+        told = f"of {tried * length:,} epochs: {counted(tried, 'trial')} of {length}"
+        rows.append(("… beside all trials to their end", percent(epochs / (tried * length)), told))
+    grid = math.prod(len(each.categories) or _GRID for each in parameters_of(search))
+    if length and grid > 1:
+        share = epochs / (grid * length)
+        told = (
+            f"of {_big(grid * length)} epochs: {_big(grid)} configurations, {_GRID} values of each number, every choice"
+        )
+        rows.append(("… beside a full grid", percent(share) if share >= 0.001 else "less than 0.1 %", told))
+    return rows
 
 
 def _big(count: int) -> str:
     return f"{count:,}" if count < 1e6 else short(count)
-
-
-def _grid(search: SearchRecord) -> int:
-    return math.prod(len(each.categories) or _GRID for each in parameters_of(search))
 
 
 def _lanes(work: Sequence[_Work]) -> list[list[_Work]]:
@@ -145,13 +146,11 @@ def _strips(search: SearchRecord, lanes: Sequence[Sequence[_Work]]) -> str:
                 f'<text x="{frame.left - 6}" y="{y + lane / 2 + 4}" text-anchor="end">slot {number + 1}</text>'
             )
         for each in _merged(work, lasted / 1000) if merge else work:
-            x, width = axis(each.started / size), axis(each.stopped / size) - axis(each.started / size)
+            x, end = axis(each.started / size), axis(each.stopped / size)
             best = search.best is not None and search.best.number in each.trials
             kind = "validation" if best else f"s{max((strength.get(trial, 0) for trial in each.trials), default=0)}"
-            told = "" if merge else f"<title>{text(_told(each))}</title>"
-            parts.append(
-                f'<rect class="work {kind}" x="{x}" y="{y + 1}" width="{max(0.4, width - 0.6):.1f}" height="{lane - 2}">{told}</rect>'
-            )
+            place = f'class="work {kind}" x="{x}" y="{y + 1}" width="{max(0.4, end - x - 0.6):.1f}" height="{lane - 2}"'
+            parts.append(f"<rect {place}/>" if merge else hover("rect", place, _told(each)))
     return frame.svg(f"Slots at work over {lasted / size:.3g} {unit}", parts)
 
 
@@ -171,6 +170,6 @@ def _told(work: _Work) -> str:
 
 
 def _strip_caption(search: SearchRecord, work: Sequence[_Work], lanes: Sequence[Sequence[_Work]], paused: float) -> str:
-    told = f"<b>Slots at work</b> {line_keys(search, 'box')} &ensp;{len(work):,} jobs"
+    told = f"<b>Slots at work</b> {line_keys(search, 'box')} &ensp;{counted(len(work), 'job')}"
     told += f", at most {len(lanes)} at a time. What is white is waiting."
     return told + (f" A pause of the whole search, {seconds(paused)}, is left out." if paused else "")

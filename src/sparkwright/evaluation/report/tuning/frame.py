@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sparkwright.evaluation.report.markup import text
 
-__all__ = ["Frame", "Tick", "cut"]
+__all__ = ["Frame", "Tick", "cut", "hover"]
 
 Tick = tuple[float, str]
 """Where a tick stands, in pixels, and what it says."""
@@ -74,6 +74,11 @@ class Frame:
             if self.wide
             else picture
         )
+
+
+def hover(tag: str, attributes: str, told: str) -> str:
+    """Return an element of a chart that tells something where the pointer rests on it."""
+    return f"<{tag} {attributes}><title>{text(told)}</title></{tag}>"
 
 
 def cut(label: str, letters: int) -> str:

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 from sparkwright.evaluation.report.axes import Axis, short
 from sparkwright.evaluation.report.charts import legend
-from sparkwright.evaluation.report.markup import figure, section
+from sparkwright.evaluation.report.markup import counted, figure, section
 from sparkwright.evaluation.report.tuning.frame import Frame
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
 from sparkwright.evaluation.report.tuning.score import ScoreAxis, dot, dot_keys, line_keys, strengths
@@ -20,7 +20,7 @@ _UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minu
 def history_section(search: SearchRecord) -> str:
     """Return the best figure so far against trials and against the time that trials took."""
     trials = [trial for trial in search.trials if trial.value is not None]
-    if not trials:
+    if len(trials) < 2:
         return ""
     numbers = [trial.number for trial in trials]
     charts = [_history(search, trials, numbers, "trial", "<b>By trial</b>")]
@@ -39,7 +39,7 @@ def _told(search: SearchRecord, trials: Sequence[TrialRecord]) -> str:
     first, top = trials[0].value or 0.0, best.value or 0.0
     after = sum(trial.number > best.number for trial in trials)
     told = f"The best {search.name} of the search, {search.figure(top)}, is that of trial {best.number}"
-    told += f"; the {after} trials after it brought nothing better." if after > 1 else "."
+    told += f"; the {counted(after, 'trial')} after it brought nothing better." if after > 1 else "."
     gain = search.gain(top, first)
     if gain > 0:
         near = next(t.number for t in trials if search.gain(t.value or 0.0, first) >= 0.9 * gain)
@@ -77,8 +77,9 @@ def curves_section(search: SearchRecord) -> str:
     if not drawn:
         return ""
     frame = Frame(width=1060, height=400, wide=True)
+    figures = [value for trial in drawn for value in trial.curve.values()]
     last = max(max(trial.curve) for trial in drawn)
-    x_axis, y_axis = Axis(0, max(last, search.epochs, 1), *frame.x), ScoreAxis.of(search, *frame.y)
+    x_axis, y_axis = Axis(0, max(last, search.epochs, 1), *frame.x), ScoreAxis.of(search, *frame.y, figures)
     ticks = [(x_axis(value), short(value)) for value in x_axis.ticks(10) if value == int(value)]
     parts = [frame.grid(ticks, y_axis.ticks(6), "epoch", y_axis.title(search.name))]
     ended = Counter(trial.epochs // trial.folds for trial in drawn if trial.state == "stopped")
@@ -90,11 +91,11 @@ def curves_section(search: SearchRecord) -> str:
     )
     stops = ", ".join(f"{count} after epoch {epoch}" for epoch, count in sorted(ended.items()))
     full = sum(trial.state == "complete" for trial in drawn)
-    note = f"{len(drawn)} trials were trained; {full} to their end"
-    note += f", {sum(ended.values())} were stopped: {stops}." if stops else "."
+    note = f"{counted(len(drawn), 'trial')} trained; {full} to the end"
+    note += f", {sum(ended.values())} stopped early: {stops}." if stops else "."
     if search.rungs:
         note += " Dashed lines are the rungs: there trials are compared, and only the best go on."
-    picture = frame.svg(f"Learning curves of {len(drawn)} trials", parts)
+    picture = frame.svg(f"Learning curves of {counted(len(drawn), 'trial')}", parts)
     return section("curves", "Learning curves of all trials", figure(picture, line_keys(search)), note=note)
 
 

@@ -88,8 +88,8 @@ def _forest(
             for trial in search.scored
         ]
     )
-    forest = RandomForestRegressor(4 * _TREES, oob_score=True, random_state=0).fit(columns, figures)
-    found = permutation_importance(forest, columns, figures, n_repeats=10, random_state=0).importances_mean
+    forest = RandomForestRegressor(2 * _TREES, oob_score=True, random_state=0).fit(columns, figures)
+    found = permutation_importance(forest, columns, figures, n_repeats=5, random_state=0).importances_mean
     names = [each.name for each in parameters]
     return {name: max(0.0, float(share)) for name, share in zip(names, found, strict=True)}, float(forest.oob_score_)
 
@@ -108,8 +108,9 @@ def importance_section(search: SearchRecord) -> str:
         y = frame.top + row * place
         parts.append(
             f'<text class="name" x="{label - 8}" y="{y + 17}" text-anchor="end"><title>{text(name)}</title>'
-            f"{text(cut(name, 20))}</text>"
-            f'<rect class="bar" x="{label}" y="{y + 4}" width="{max(1.0, axis(share) - label):.1f}" height="{row - 8}" rx="2"/>'
+            f"{text(cut(name, 18))}</text>"
+            f'<rect class="bar" x="{label}" y="{y + 4}" height="{row - 8}" rx="2" '
+            f'width="{max(1.0, axis(share) - label):.1f}"/>'
             f'<text x="{axis(share) + 6}" y="{y + 17}">{percent(share, 0)}</text>'
         )
     described = ", ".join(f"{name} {percent(share, 0)}" for name, share in shares.items())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sparkwright.evaluation.report.axes import Axis, Categories
-from sparkwright.evaluation.report.markup import figure, section, text
+from sparkwright.evaluation.report.markup import counted, figure, section, text
 from sparkwright.evaluation.report.tuning.frame import Frame, cut
 from sparkwright.evaluation.report.tuning.parameters import Parameter, common, parameters_of
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
@@ -40,10 +40,10 @@ def parallel_section(search: SearchRecord) -> str:
     parts = [f'<g class="curve">{"".join(lines)}</g>']
     parts += [_axis(parameter, axes[parameter.name], places[parameter.name], frame, trials) for parameter in parameters]
     parts.append(_line(frame, frame.x[1], search.name, score.ticks(), after=True))
-    described = f"Parallel coordinates of {len(trials)} trials and {len(parameters)} parameters"
+    described = f"Parallel coordinates of {counted(len(trials), 'trial')} and {counted(len(parameters), 'parameter')}"
     left_out = len(search.trials) - len(trials)
-    note = "Each line is a trial: where it crosses an axis is its value there. " + _told(search, parameters, trials)
-    note += f" {left_out} trials without a figure are not drawn." if left_out else ""
+    note = "Each line is a trial: where it crosses an axis is its value there. " + _told(parameters, search.top)
+    note += f" {counted(left_out, 'trial')} without a figure: not drawn." if left_out else ""
     picture = figure(frame.svg(described, parts), line_keys(search))
     return section("parallel", "Which parameters go with which figure", picture, note=note)
 
@@ -72,15 +72,12 @@ def _line(frame: Frame, x: float, name: str, ticks: Sequence[tuple[float, str]],
         f'<text class="halo" x="{x + away:g}" y="{y + 4:g}" text-anchor="{anchor}">{text(label)}</text>'
         for y, label in ticks
     )
-    title = f'<text class="name" x="{x}" y="{high - 20}" text-anchor="middle"><title>{text(name)}</title>{text(cut(name, 17))}</text>'
+    title = f'<text class="name" x="{x}" y="{high - 20}" text-anchor="middle">{text(cut(name, 17))}</text>'
     return f'<line class="axis" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>{labels}{title}'
 
 
-def _told(search: SearchRecord, parameters: Sequence[Parameter], trials: Sequence[TrialRecord]) -> str:
+def _told(parameters: Sequence[Parameter], best: Sequence[TrialRecord]) -> str:
     """Return in which numeric parameters the best trials keep to a small part of what was tried."""
-    best = trials[: max(3, len(trials) // 10)]
-    if len(trials) < 20:
-        return ""
     narrow = []
     for parameter in parameters:
         values = [value for value in map(parameter.of, best) if value is not None]

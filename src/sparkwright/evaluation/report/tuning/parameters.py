@@ -35,7 +35,9 @@ class Parameter:
         if self.name not in trial.values:
             return None
         value = trial.values[self.name]
-        return shown(value) if self.categories else float(value)
+        if self.categories:
+            return shown(value)
+        return float(value) if is_number(value) else None
 
     def axis(self, start: float, end: float) -> Axis | Categories:
         """Return an axis of the parameter."""
@@ -98,6 +100,7 @@ def _names(search: SearchRecord) -> list[str]:
 
 def _parameter(search: SearchRecord, name: str) -> Parameter | None:
     values = [trial.values[name] for trial in search.trials if name in trial.values]
+    values = [value for value in values if value == value]  # NaN is no value
     if len({shown(value) for value in values}) + (len(values) < len(search.trials)) < 2:
         return None
     info = search.space.get(name, {})

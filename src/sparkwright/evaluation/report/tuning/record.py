@@ -11,6 +11,8 @@ from sparkwright.evaluation.report.markup import NONE, SHARES, percent
 
 __all__ = ["Candidate", "Job", "SearchRecord", "TrialRecord", "is_number", "shown"]
 
+_MANY = 20  # trials, of which the best have something in common that is no chance
+
 
 @dataclass(frozen=True)
 class Job:
@@ -32,7 +34,7 @@ class TrialRecord:
             ``"paused"`` or ``"running"``.
         reason: Why it failed or was rejected.
         value: The validation figure at its best epoch; None where there is none, or none that is finite.
-        objectives: Objective → value.
+        metrics: Metric → value, ``"parameters"`` (the weights that it trains) and other objectives too.
         epochs: How many it was trained for, those of all folds together.
         folds: How many folds it was trained on.
         seconds: How long that took.
@@ -45,7 +47,7 @@ class TrialRecord:
     state: str = "complete"
     reason: str = ""
     value: float | None = None
-    objectives: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     epochs: int = 0
     folds: int = 1
     seconds: float = 0.0
@@ -56,14 +58,14 @@ class TrialRecord:
     def from_dict(cls, data: Mapping[str, Any], metric: str) -> Self:
         """Read a trial of ``trials.json``; figures that are not finite are left out."""
         folds = data.get("folds") or ()
-        objectives = {name: _finite(value) for name, value in (data.get("objectives") or {}).items()}
+        metrics = {name: _finite(value) for name, value in (data.get("metrics") or {}).items()}
         return cls(
             number=data["number"],
             values=data["values"],
             state=data.get("state", "complete"),
             reason=data.get("reason") or "",
             value=_finite(data.get("value")),
-            objectives={name: value for name, value in objectives.items() if value is not None},
+            metrics={name: value for name, value in metrics.items() if value is not None},
             epochs=sum(fold.get("epoch", 0) for fold in folds),
             folds=max(1, len(folds)),
             seconds=data.get("seconds") or 0.0,
@@ -120,9 +122,11 @@ class SearchRecord:
         space: Parameter → ``{"low", "high", "log"}`` or ``{"choices"}`` or ``{"value"}``, or a list of such for several
             conditions. What it does not say is read from the values.
         objectives: Objective → direction, the metric's first; one alone has no Pareto front.
-        candidates: The best few, trained again: ``{"trial": number, "scores": [a validation figure a seed], "failure"}``.
+        candidates: The best few, trained again, each ``{"trial": number, "scores": [figure of a seed …], "failure"}``.
         chosen: The number of the trial that was chosen; None where none could be.
         test: The test figure of the chosen one, found once, after the choice; None without test rows.
+        optimism: How much better the validation rows' figure was, ``{"metric", "validation", "test", "difference",
+            "interval"}``; None where that is not known.
         refit: Whether the model that was tested was trained on the validation rows as well.
         slots: Jobs that can train at a time; 0 where that is not known.
         sampler: What drew the configurations (``"tpe"``).
@@ -141,6 +145,7 @@ class SearchRecord:
     candidates: Sequence[Candidate] = ()
     chosen: int | None = None
     test: float | None = None
+    optimism: Mapping[str, Any] | None = None
     refit: bool = False
     slots: int = 0
     sampler: str = ""
@@ -153,7 +158,18 @@ class SearchRecord:
         """Read a run's ``trials.json``; missing keys take their defaults, unknown ones are left out."""
         metric, space = data.get("metric", "loss"), data.get("space") or {}
         trials = [TrialRecord.from_dict(trial, metric) for trial in data.get("trials") or ()]
-        plain = ("direction", "epochs", "chosen", "refit", "slots", "sampler", "seed", "repeats", "importance")
+        plain = (
+            "direction",
+            "epochs",
+            "chosen",
+            "refit",
+            "slots",
+            "sampler",
+            "seed",
+            "repeats",
+            "importance",
+            "optimism",
+        )
         return cls(
             metric=metric,
             rungs=sorted(data.get("rungs") or ()),
@@ -171,6 +187,11 @@ class SearchRecord:
         sign = -1 if self.direction == "max" else 1
         found = [(sign * trial.value, trial.number, trial) for trial in self.trials if trial.value is not None]
         return [trial for _, _, trial in sorted(found, key=lambda each: each[:2])]
+
+    @property
+    def top(self) -> list[TrialRecord]:
+        """The best tenth, at least three; nobody where there are too few to have anything in common."""
+        return self.scored[: max(3, len(self.scored) // 10)] if len(self.scored) >= _MANY else []
 
     @property
     def best(self) -> TrialRecord | None:
@@ -191,6 +212,10 @@ class SearchRecord:
     def figure(self, value: float | None) -> str:
         """Write one of the metric's values."""
         return percent(value, 2) if self.is_share else (NONE if value is None else f"{value:.4g}")
+
+    def spread(self, value: float | None) -> str:
+        """Write a standard deviation of the metric's values."""
+        return percent(value, 2) if self.is_share else (NONE if value is None else f"{value:.2g}")
 
     def difference(self, value: float) -> str:
         """Write a difference of two of the metric's values, without its sign."""
@@ -216,6 +241,8 @@ def shown(value: Any) -> str:
         return f"{value:.3g}"
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False)
+    if value == "":
+        return "“”"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(shown, value))
     return str(value)
@@ -227,11 +254,7 @@ def _finite(value: Any) -> float | None:
 
 def _merged(given: Any) -> dict[str, Any]:
     """Return a parameter's description; of several, each under a condition, one that holds them all."""
-    every = (
-        [each if isinstance(each, Mapping) else {"value": each} for each in given]
-        if isinstance(given, list)
-        else [given]
-    )
+    every = given if isinstance(given, list) else [given]
     if len(every) == 1:
         return dict(every[0])
     ranges = [each for each in every if "low" in each]

@@ -1,5 +1,6 @@
 """How the trials' figures are drawn: their axis, their points, and the colours of good and bad ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -7,8 +8,7 @@ import numpy as np
 
 from sparkwright.evaluation.report.axes import Axis, short
 from sparkwright.evaluation.report.charts import legend
-from sparkwright.evaluation.report.markup import text
-from sparkwright.evaluation.report.tuning.frame import Tick
+from sparkwright.evaluation.report.tuning.frame import Tick, hover
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
 
 __all__ = ["ScoreAxis", "dot", "dot_keys", "line_keys", "ranks", "strengths"]
@@ -30,9 +30,10 @@ class ScoreAxis:
     share: bool
 
     @classmethod
-    def of(cls, search: SearchRecord, start: float, end: float) -> Self:
-        """Return the axis for the trials of a search."""
-        values = [trial.value for trial in search.scored if trial.value is not None] or [0.0, 1.0]
+    def of(cls, search: SearchRecord, start: float, end: float, figures: Iterable[float] = ()) -> Self:
+        """Return the axis for the trials of a search; for other `figures` of its metric where there are any."""
+        trials = (trial.value for trial in search.trials if trial.value is not None)
+        values = sorted(list(figures) or trials, reverse=search.direction == "max") or [0.0, 1.0]
         if search.is_share and search.direction == "max" and 0.5 < values[0] <= 1:
             worst, best = 1 - max(values[-1], 0.0), max(1 - values[0], 1e-4)
             if worst / best > _LOG_SPAN:
@@ -102,7 +103,11 @@ def _best_name(search: SearchRecord) -> str:
 def line_keys(search: SearchRecord, kind: str = "") -> str:
     """Return the legend of `strengths`, as lines or as what the class `kind` makes of them."""
     keys = [("s3", "best tenth"), ("s2", "next best"), ("s1", "better half"), ("s0", "worse half")]
-    return legend([(f"{style} {kind}", name) for style, name in [*keys, ("validation", _best_name(search))]])
+    best = search.best.number if search.best else -1
+    there = {f"s{strength}" for number, strength in strengths(search).items() if number != best}
+    keys = [(style, name) for style, name in keys if style in there]
+    keys += [("validation", _best_name(search))] if search.best else []
+    return legend([(f"{style} {kind}", name) for style, name in keys])
 
 
 def dot(search: SearchRecord, trial: TrialRecord, x: float, y: float, shown: str) -> str:
@@ -110,8 +115,7 @@ def dot(search: SearchRecord, trial: TrialRecord, x: float, y: float, shown: str
     kind, radius = ("full", 3.2) if trial.state == "complete" else ("part", 2.8)
     if search.best is not None and trial.number == search.best.number:
         kind, radius = "chosen", 5
-    title = f"<title>trial {trial.number}: {text(shown)}</title>"
-    return f'<circle class="pt {kind}" cx="{x:g}" cy="{y:g}" r="{radius}">{title}</circle>'
+    return hover("circle", f'class="pt {kind}" cx="{x:g}" cy="{y:g}" r="{radius}"', f"trial {trial.number}: {shown}")
 
 
 def dot_keys(search: SearchRecord) -> str:
