@@ -9,7 +9,19 @@ import sys
 import typer
 
 import sparkwright
-from sparkwright.cli import doctor, evaluate, featurize, networks, pack, predict, quickstart, report, train, transfer
+from sparkwright.cli import (
+    doctor,
+    evaluate,
+    featurize,
+    networks,
+    pack,
+    predict,
+    quickstart,
+    report,
+    train,
+    transfer,
+    tune,
+)
 from sparkwright.errors import InputError, ModelError, SparkwrightError
 
 __all__ = ["app", "main"]
@@ -25,6 +37,7 @@ app.command()(quickstart.quickstart)
 app.command()(transfer.transfer)
 app.command()(featurize.featurize)
 app.command()(train.train)
+app.command()(tune.tune)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(pack.pack)

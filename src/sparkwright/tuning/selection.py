@@ -152,7 +152,7 @@ class Retraining:
         measured = {self._key(each): self._kept(each) for each in wanted}
         missing = [each for each in wanted if measured[self._key(each)] is None]
         self.finished(len(wanted) - len(missing))
-        size = self.runner.together
+        size = max(1, min(self.runner.together, -(-len(missing) // self.runner.slots)))  # all slots have some
         jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
         with ThreadPoolExecutor(self.runner.slots, "sparkwright-selection") as pool:
             for job, results in zip(jobs, pool.map(self._train, jobs), strict=True):
