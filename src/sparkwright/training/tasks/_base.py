@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,6 +21,13 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:
         """Return the mean over rows of weight times loss: a scalar to differentiate."""
+
+    def loss_and_gradient(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> tuple[float, Tensor]:
+        """Return `loss` and its gradient by the outputs, of their shape: for who writes the backward pass out."""
+        with torch.enable_grad():
+            output_BO = output_BO.detach().requires_grad_()
+            loss = self.loss(output_BO, y_B, w_B)
+        return loss.item(), torch.autograd.grad(loss, output_BO)[0]
 
     @abstractmethod
     def measure(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:

@@ -56,8 +56,26 @@ class Classification(Task):
 
     def loss(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:
         losses_B = self._losses(self.logits(output_BO), y_B, self._smoothing)
-        weights_B = w_B * self._factors[y_B] if self._weighted else w_B
-        return (losses_B * weights_B).mean()
+        return (losses_B * self._weights(y_B, w_B)).mean()
+
+    def _weights(self, y_B: Tensor, w_B: Tensor) -> Tensor:
+        return w_B * self._factors[y_B] if self._weighted else w_B
+
+    @torch.no_grad()
+    def loss_and_gradient(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> tuple[float, Tensor]:
+        if self._own is not None or self._gamma or self._link != "softmax":
+            return super().loss_and_gradient(output_BO, y_B, w_B)
+        # Of the plain cross-entropy: softmax less the targets. With few outputs it takes half of autograd's time.
+        weights_B, spread = self._weights(y_B, w_B) / len(y_B), self._smoothing
+        log_p_BC, index_BI = output_BO.log_softmax(1), y_B[:, None]
+        losses_B = log_p_BC.gather(1, index_BI)[:, 0] * (spread - 1)
+        if spread:
+            losses_B -= log_p_BC.mean(1) * spread
+        gradient_BC = log_p_BC.exp_()
+        if spread:
+            gradient_BC -= spread / self.classes
+        gradient_BC.scatter_add_(1, index_BI, torch.full((1, 1), spread - 1.0).expand_as(index_BI))
+        return torch.dot(losses_B, weights_B).item(), gradient_BC.mul_(weights_B[:, None])
 
     def _losses(self, logits_BC: Tensor, y_B: Tensor, smoothing: float) -> Tensor:
         if self._own is not None:
@@ -68,7 +86,7 @@ class Classification(Task):
         w_B = w_B.double()
         logits_BC = self.logits(output_BO.double())
         losses_B = self._losses(logits_BC, y_B, smoothing=0.0)
-        predicted_B = logits_BC.argmax(1)
+        predicted_B = torch.from_numpy(logits_BC.numpy().argmax(1))  # five times as fast as torch's
         hit_B = w_B * (predicted_B == y_B)
         of_class = [
             torch.zeros(self.classes, dtype=torch.float64).index_add_(0, index_B, weight_B)
