@@ -189,9 +189,7 @@ def test_a_whole_network_is_tuned_with_its_augmentation(tmp_path: Path) -> None:
     base = FINETUNING.replace(epochs=6, replicas=2, learning_rate=1e-3, calibrate=False)
     network = load_network("digits_cnn")
     columns = Columns(("content",), "label", None, "split")
-    runner = LocalRunner(
-        photos, base, str(tmp_path), columns, subject=WholeNetwork.of(network, new_head=True)
-    )
+    runner = LocalRunner(photos, base, str(tmp_path), columns, subject=WholeNetwork.of(network, new_head=True))
     seen = []
     for augmentation in (None, {"rotate": 20.0}):
         measured = in_parts(runner, {"augmentation": augmentation, "weight_decay": 0.1}, 1, 6)
@@ -200,3 +198,48 @@ def test_a_whole_network_is_tuned_with_its_augmentation(tmp_path: Path) -> None:
         assert figures(measured.history) == figures(expected.history)
         seen.append(measured.history[-1].train_loss)
     assert seen[0] != seen[1]
+
+
+def test_heads_of_a_job_share_a_pass_and_one_alone_has_the_same_bits(table: dict[str, Any], tmp_path: Path) -> None:
+    shared = LocalRunner(table, BASE, str(tmp_path / "shared"), SIDED, together="shared", costs=("parameters",))
+    assert shared.together > 1
+    values = [
+        {"learning_rate": 0.03},
+        {"hidden": [5]},
+        {"replicas": 2},
+        {"learning_rate": 1e30, "optimizer": "sgd"},
+        {"replicas": 150},
+        {"dropout": 0.1},
+    ]
+    together = shared.run([Assignment(number, each, 2, 6) for number, each in enumerate(values)])
+    assert [measured.failure.partition(":")[0] for measured in together] == [
+        "",
+        "",
+        "",
+        "NotFiniteError",
+        "InputError",
+        "",
+    ]
+    assert [measured.epoch for measured in together if not measured.failure] == [2] * 4
+    ended = [shared.run([Assignment(number, values[number], 6, 6)])[0] for number in (0, 1, 2, 5)]
+    alone = LocalRunner(table, BASE, str(tmp_path / "alone"), SIDED, together="shared")
+    for number, measured in zip((0, 1, 2, 5), ended, strict=True):
+        (expected,) = alone.run([Assignment(number, values[number], 6, 6)])
+        assert figures(measured.history) == figures(expected.history)
+        assert measured.ended
+        single = in_parts(LocalRunner(table, BASE, str(tmp_path / "single"), SIDED), values[number], 6)
+        assert measured.values["loss"] == pytest.approx(single.values["loss"], rel=1e-3)
+    assert not list((tmp_path / "shared" / "trials").glob("*"))
+
+
+def test_only_heads_share_a_pass(tmp_path: Path) -> None:
+    write_digits(tmp_path / "photos", digits=[5, 6])
+    paths = sorted((tmp_path / "photos").glob("*/*.png"))[::40]
+    photos = {"content": [path.read_bytes() for path in paths], "label": [path.parent.name for path in paths]}
+    subject = WholeNetwork.of(load_network("digits_cnn"), new_head=True)
+    chosen: dict[str, Any] = {"subject": subject, "folds": 2}
+    with pytest.raises(InputError, match=r"`together` 'shared' is for heads on features; whole networks train with"):
+        LocalRunner(photos, FINETUNING, str(tmp_path), Columns(("content",)), together="shared", **chosen)
+    assert (
+        LocalRunner(photos, FINETUNING, str(tmp_path), Columns(("content",)), together="auto", **chosen).together == 1
+    )

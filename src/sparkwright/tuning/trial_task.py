@@ -9,40 +9,31 @@ kept in the run as any training is, so that any worker may go on with it:
 
 import os
 import socket
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
-import torch
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from sparkwright import storage
 from sparkwright.errors import InputError, WorkerError
 from sparkwright.events import EpochEnded, Event
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, Paused, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fitting import train_rows
-from sparkwright.training.loop import cpu_threads
-from sparkwright.training.rows.encoding import TRAIN
-from sparkwright.training.rows.moments import Moments
+from sparkwright.training.fitting import Outcome, train_rows
 from sparkwright.training.rows.population import Population
-from sparkwright.training.rows.readers import forward
 from sparkwright.training.rows.store import Rows
-from sparkwright.training.subject import Subject, WholeNetwork
-from sparkwright.training.tasks import make_factors, make_task
+from sparkwright.training.subject import Head, Subject, WholeNetwork
 from sparkwright.training.transports.in_process import InProcess
+from sparkwright.tuning.costs import measure_costs
+from sparkwright.tuning.shared_pass import structure_key, train_together
 from sparkwright.tuning.space import configure
 from sparkwright.tuning.trial_rows import TrialRows
 from sparkwright.tuning.trials import Assignment, Measurement
 
-__all__ = ["TRIALS", "TrialSetting", "count_parameters", "train_trial", "train_trials"]
+__all__ = ["TRIALS", "TrialSetting", "augmented", "train_trials"]
 
 TRIALS = "trials"
 """Folder of the trials' checkpoints in that of the search."""
-
-_TIMED = 5  # passes, of which the median counts
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,14 @@ class TrialSetting:
         base: What holds where a trial's values say nothing.
         folder: Of the trials' checkpoints, which driver and workers share.
         costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
+        shared: Whether heads train over one stream of batches, where they can.
         checkpoint_s: Seconds between two checkpoints of a trial on its way.
     """
 
     base: TrainingConfig
     folder: str
     costs: tuple[str, ...] = ()
+    shared: bool = False
     checkpoint_s: float = CHECKPOINT_S
 
     def config(self, values: Mapping[str, Any], epochs: int | None = None, seed: int | None = None) -> TrainingConfig:
@@ -86,106 +79,143 @@ class TrialSetting:
 def train_trials(
     assignments: Sequence[Assignment], rows: TrialRows, setting: TrialSetting, subject: Subject
 ) -> list[Measurement]:
-    """Do the assignments of a job; what each measured, in their order. See `train_trial`."""
-    return [train_trial(assignment, rows, setting, subject) for assignment in assignments]
+    """Do the assignments of a job, in this process; return what each measured, in their order.
 
-
-def train_trial(assignment: Assignment, rows: TrialRows, setting: TrialSetting, subject: Subject) -> Measurement:
-    """Do an assignment, in this process; what is the trial's own fault is in the measurement.
-
-    With a seed of its own, weights, order and dropout are other ones; rows stay with their fold and replica.
+    What is a trial's own fault is in its measurement. With a seed of its own, weights, order and dropout are other
+    ones; rows stay with their fold and replica.
 
     Raises:
-        WorkerError: The trial's last checkpoint is damaged, and was given up.
-        OSError: What is kept of it cannot be read or written.
+        WorkerError: A trial's last checkpoint is damaged, and was given up.
+        OSError: What is kept of a trial cannot be read or written.
     """
-    begin = _Stopwatch()
-    told: list[EpochEnded] = []
-    try:
-        ended, history, best_epoch, costs = _train(assignment, rows, setting, subject, told)
-    except (WorkerError, OSError):
-        raise
-    except Exception as error:  # all else would come again
-        storage.remove(setting.checkpoints(assignment))
-        reason, epoch = f"{_kind(error)}: {error}", told[-1].epoch if told else 0
-        return Measurement(assignment.trial, assignment.fold, epoch, history=told, failure=reason, **begin.times())
-    values = {**(history[best_epoch - 1].validation if best_epoch else {}), **costs}
-    if ended:
-        storage.remove(setting.checkpoints(assignment))
-    return Measurement(
-        assignment.trial, assignment.fold, len(history), ended, history, best_epoch, values, **begin.times()
+    tasks = [_Task(assignment, setting) for assignment in assignments]
+    passes: dict[tuple[str | None, int], list[_Task]] = {}
+    for task in tasks:
+        try:
+            task.prepare(rows, subject)
+        except Exception as error:
+            task.fail(error)
+            continue
+        # How a trial's sums round must not depend on which others there are: it may also have a pass to itself.
+        key = structure_key(task.config) if setting.shared and isinstance(task.subject, Head) else None
+        if key is None:
+            task.train(rows)
+        else:
+            passes.setdefault((key, task.assignment.fold), []).append(task)
+    for sharing in passes.values():
+        _train_shared(sharing)
+    return [task.measured() for task in tasks]
+
+
+def _train_shared(tasks: Sequence["_Task"]) -> None:
+    """Train heads over one stream of batches."""
+    first = tasks[0]
+    ended = train_together(
+        [task.config for task in tasks],
+        first.population,
+        first.rows,
+        [task.emit for task in tasks],
+        [task.kept for task in tasks],
+        cast(Head, first.subject),
     )
+    for task, each in zip(tasks, ended, strict=True):
+        task.seconds += each.seconds
+        task.end(each.outcome)
 
 
-def _train(
-    assignment: Assignment, rows: TrialRows, setting: TrialSetting, subject: Subject, told: list[EpochEnded]
-) -> tuple[bool, list[EpochEnded], int, dict[str, float]]:
-    """Return whether the trial has ended, its epochs, the best of them, and what it costs; `told` gets new epochs."""
-    config = setting.config(assignment.values, assignment.epochs, assignment.seed)
-    subject = augmented(subject, assignment.values)
-    population, own = rows.trial(config, assignment.fold)
-    costs = _costs(setting.costs, config, population, own, subject)
-    uri = setting.checkpoints(assignment)
-    # Rows and first weights are the search's: the run's configuration has been compared already.
-    fingerprint = training_fingerprint(config, {"values": assignment.values})
-    kept = Checkpoints(uri, newest(uri), setting.checkpoint_s, fingerprint, pause_after=assignment.until)
+class _Task:
+    """One assignment on its way to a measurement.
 
-    def emit(event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            told.append(event)
-
-    moments = None if kept.begin else rows.moments(config, subject, assignment.fold)
-    try:
-        outcome = train_rows(config, population, own, InProcess(config.replicas), emit, kept, subject, moments)
-    except Paused as paused:
-        return False, paused.history, paused.best_epoch, costs
-    return True, outcome.history, outcome.best_epoch, costs
-
-
-def count_parameters(config: TrainingConfig, population: Population, subject: Subject) -> int:
-    """Return how many weights a network has, frozen ones included.
-
-    Raises:
-        InputError: The rows are of another shape than it takes, or have other classes.
+    Args:
+        assignment: What to do.
+        setting: Of the search.
     """
-    return sum(parameter.numel() for parameter in _module(config, population, subject).parameters())
 
+    config: TrainingConfig
+    subject: Subject
+    population: Population
+    rows: dict[int, Rows]
+    kept: Checkpoints
 
-def _costs(
-    wanted: Sequence[str], config: TrainingConfig, population: Population, rows: Mapping[int, Rows], subject: Subject
-) -> dict[str, float]:
-    """Return what the network costs, as far as it is asked."""
-    found: dict[str, float] = {}
-    if "parameters" in wanted:
-        found["parameters"] = float(count_parameters(config, population, subject))
-    if "seconds_per_row" in wanted:
-        found["seconds_per_row"] = _seconds_per_row(config, population, rows, subject)
-    return found
+    def __init__(self, assignment: Assignment, setting: TrialSetting) -> None:
+        self.assignment = assignment
+        self.seconds = 0.0
+        self._setting = setting
+        self._uri = setting.checkpoints(assignment)
+        self._started = time.time()
+        self._told: list[EpochEnded] = []
+        self._best_epoch = 0
+        self._ended = False
+        self._failure = ""
+        self._costs: dict[str, float] = {}
 
+    def prepare(self, rows: TrialRows, subject: Subject) -> None:
+        """Find out what is trained on what, and where it goes on.
 
-def _seconds_per_row(
-    config: TrainingConfig, population: Population, rows: Mapping[int, Rows], subject: Subject
-) -> float:
-    """Return what a forward pass takes for a row of a batch, on the threads of a replica."""
-    module, own, reader = _module(config, population, subject).eval(), rows[0], subject.reader
-    index = own.order([TRAIN])[: reader.rows_at_once]
-    inputs, seconds = reader.batch(own.x.take(index), own.key[index], None), []
-    with cpu_threads(config.threads), torch.inference_mode():
-        for _ in range(_TIMED + 1):  # the first warms up
-            started = time.perf_counter()
-            forward(module, inputs)
-            seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:]) / len(index)
+        Raises:
+            InputError: It cannot be trained like this.
+        """
+        began, values, setting = time.perf_counter(), self.assignment.values, self._setting
+        self.config = setting.config(values, self.assignment.epochs, self.assignment.seed)
+        self.subject = augmented(subject, values)
+        self.population, self.rows = rows.trial(self.config, self.assignment.fold)
+        self._costs = measure_costs(setting.costs, self.config, self.population, self.rows, self.subject)
+        # Rows and first weights are the search's, whose configuration has been compared already.
+        fingerprint = training_fingerprint(self.config, {"values": values})
+        begin = newest(self._uri)
+        self.kept = Checkpoints(self._uri, begin, setting.checkpoint_s, fingerprint, self.assignment.until)
+        self.seconds = time.perf_counter() - began
 
+    def train(self, rows: TrialRows) -> None:
+        """Train until the pause or the end; what goes wrong is noted."""
+        began = time.perf_counter()
+        try:
+            moments = None if self.kept.begin else rows.moments(self.config, self.subject, self.assignment.fold)
+            transport = InProcess(self.config.replicas)
+            own = (self.population, self.rows, transport, self.emit, self.kept, self.subject, moments)
+            self.end(train_rows(self.config, *own))
+        except (Paused, Exception) as end:
+            self.end(end)
+        self.seconds += time.perf_counter() - began
 
-def _module(config: TrainingConfig, population: Population, subject: Subject) -> torch.nn.Module:
-    """Return the network before training, which standardises by nothing."""
-    zeros, ones = np.zeros(population.width), np.ones(population.width)
-    moments = Moments(1, 1.0, zeros, ones, 0.0, 1.0)
-    factors = make_factors(config, population.classes, population.label_counts(("train",)), 1)
-    config = subject.named(config)
-    with cpu_threads(config.threads):  # which also keeps the process's random numbers
-        return subject.module(config, population, make_task(config, factors, moments), moments)
+    def emit(self, event: Event) -> None:
+        """Note an epoch."""
+        if isinstance(event, EpochEnded):
+            self._told.append(event)
+
+    def end(self, outcome: Outcome | Paused | Exception) -> None:
+        """Take what the training ended with."""
+        if isinstance(outcome, Exception):
+            self.fail(outcome)
+            return
+        self._told, self._best_epoch = outcome.history, outcome.best_epoch
+        self._ended = isinstance(outcome, Outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Take what went wrong, if it would do so again; else raise it."""
+        if isinstance(error, WorkerError | OSError):
+            raise error
+        self._failure = f"{_kind(error)}: {error}"
+
+    def measured(self) -> Measurement:
+        """Return what came of it; a trial that will not go on is no longer kept."""
+        if self._ended or self._failure:
+            storage.remove(self._uri)
+        best = self._told[self._best_epoch - 1].validation if self._best_epoch else {}
+        return Measurement(
+            self.assignment.trial,
+            self.assignment.fold,
+            self._told[-1].epoch if self._told else 0,
+            self._ended,
+            self._told,
+            self._best_epoch,
+            {} if self._failure else {**best, **self._costs},
+            self.seconds,
+            self._failure,
+            f"{socket.gethostname()}/{os.getpid()}",
+            self._started,
+            time.time(),
+        )
 
 
 def augmented(subject: Subject, values: Mapping[str, Any]) -> Subject:
@@ -210,17 +240,3 @@ def _kind(error: Exception) -> str:
     if isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told):
         return "MemoryError"
     return "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
-
-
-@dataclass(frozen=True)
-class _Stopwatch:
-    """When and where an assignment began."""
-
-    began: float = field(default_factory=time.perf_counter)
-    started: float = field(default_factory=time.time)
-
-    def times(self) -> dict[str, Any]:
-        """Return what a measurement says of it."""
-        seconds = time.perf_counter() - self.began
-        where = f"{socket.gethostname()}/{os.getpid()}"
-        return {"seconds": seconds, "where": where, "started": self.started, "stopped": self.started + seconds}

@@ -9,9 +9,10 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import Columns
 from sparkwright.training.rows.population import Invalid
 from sparkwright.training.subject import Head, Subject
-from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.costs import count_parameters
+from sparkwright.tuning.runners._base import Runner, heads_together
 from sparkwright.tuning.trial_rows import plan_local, read_local
-from sparkwright.tuning.trial_task import TRIALS, TrialSetting, count_parameters, train_trials
+from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class LocalRunner(Runner):
         group: Column of what folds must not divide.
         folds: Parts of the rows, each of which validates once; None: the rows have sides.
         costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
-        together: Assignments that a job takes.
+        together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
+            shared where the base's head is small enough.
 
     Attributes:
         population: What the rows are together, with the first fold's sides.
@@ -59,15 +61,16 @@ class LocalRunner(Runner):
         group: str | None = None,
         folds: int | None = None,
         costs: Sequence[str] = (),
-        together: int = 1,
+        together: str = "trial",
     ) -> None:
-        self.together = together
-        self._setting = TrialSetting(base, storage.join(storage.to_uri(folder), TRIALS), tuple(costs))
         plan, self._subject = plan_local(
             table, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
         )
         self._rows = read_local(table, plan, self._subject.reader)
         self.population = self._rows.population
+        self.together = heads_together(together, base, self.population, self._subject)
+        trials = storage.join(storage.to_uri(folder), TRIALS)
+        self._setting = TrialSetting(base, trials, tuple(costs), shared=self.together > 1)
         self._lock = Lock()  # the number of torch's threads is the process's
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:

@@ -7,7 +7,7 @@ Spark Connect.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,10 +22,11 @@ from sparkwright.training.rows.columns import Columns
 from sparkwright.training.rows.population import Invalid, examine
 from sparkwright.training.rows.store import Census
 from sparkwright.training.subject import Head, Subject, load_subject
-from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.costs import count_parameters
+from sparkwright.tuning.runners._base import Runner, heads_together
 from sparkwright.tuning.shared_rows import SharedRows, write_shared
 from sparkwright.tuning.trial_rows import TrialRows, plan_spark
-from sparkwright.tuning.trial_task import TRIALS, TrialSetting, count_parameters, train_trials
+from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class SparkRunner(Runner):
         group: Column of what folds must not divide.
         folds: Parts of the rows, each of which validates once; None: the rows have sides.
         costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
-        together: Assignments that a job takes.
+        together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
+            shared where the base's head is small enough.
 
     Attributes:
         population: What the rows are together; with folds, all of them.
@@ -79,7 +81,7 @@ class SparkRunner(Runner):
         group: str | None = None,
         folds: int | None = None,
         costs: Sequence[str] = (),
-        together: int = 1,
+        together: str = "trial",
     ) -> None:
         self._spark, folder = df.sparkSession, storage.to_uri(folder)
         plan, self._subject = plan_spark(
@@ -92,19 +94,21 @@ class SparkRunner(Runner):
                 f"one another's cores. Lower `threads`, or start the session with spark.task.cpus={base.threads} "
                 "(a local one with fewer slots)."
             )
-        self.slots, self.together = session.slots(self._spark), together
+        self.slots = session.slots(self._spark)
         session.ship_library(self._spark)
         check_imports(self._spark, self._subject.specs, base.loss)
         check_shared(self._spark, folder)
         shipped = self._subject.ship(self._spark)
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
-        self._setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
-        self._job = TrialJob(rows, self._setting, shipped)
-        (census, *_) = self._ask(_OpenRows(self._job), self.slots)
+        setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
+        (census, *_) = self._ask(_OpenRows(TrialJob(rows, setting, shipped)), self.slots)
         self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
+        self.together = heads_together(together, base, self.population, self._subject)
+        self._setting = replace(setting, shared=self.together > 1)
+        self._job = TrialJob(rows, self._setting, shipped)
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
-        job = TrialJob(self._job.rows, self._setting, self._job.subject, tuple(assignments))
+        job = replace(self._job, assignments=tuple(assignments))
         return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
 
     def parameters(self, values: Mapping[str, Any]) -> int:

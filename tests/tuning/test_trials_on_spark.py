@@ -1,0 +1,122 @@
+"""Trials in tasks of Spark are those of this process, bit for bit, and leave nothing on the executors."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyspark import cloudpickle
+from pyspark.sql import SparkSession
+
+from sparkwright.errors import ColumnError, InputError, WorkerError
+from sparkwright.training.config import TrainingConfig
+from sparkwright.training.replica.replica import Replica
+from sparkwright.training.rows.columns import Columns
+from sparkwright.tuning.runners import spark as on_spark
+from sparkwright.tuning.runners.local import LocalRunner
+from sparkwright.tuning.runners.spark import SparkRunner, TrialJob
+from sparkwright.tuning.trials import Assignment, Measurement
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.connect]
+
+BASE = TrainingConfig(epochs=4, replicas=2, batch_size=16, learning_rate=0.01, patience=None)
+COLUMNS = Columns(("x",), "y", None, "split")
+
+
+@pytest.fixture(scope="module")
+def table() -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    y = rng.integers(3, size=160)
+    x = ((rng.normal(size=(3, 5)) * 2)[y] + rng.normal(size=(160, 5))).astype(np.float32)
+    side = np.where(rng.random(160) < 0.8, np.where(rng.random(160) < 0.5, "train", "validation"), "test")
+    return {"x": x, "y": y, "split": side, "patient": [f"p{number % 19}" for number in range(160)]}
+
+
+def frame(spark: SparkSession, table: dict[str, Any]) -> Any:
+    return spark.createDataFrame(pd.DataFrame({**table, "x": table["x"].tolist()})).repartition(3)
+
+
+def assert_same(measured: Measurement, expected: Measurement) -> None:
+    assert (measured.epoch, measured.ended, measured.best_epoch) == (
+        expected.epoch,
+        expected.ended,
+        expected.best_epoch,
+    )
+    assert (measured.values, measured.failure) == (expected.values, expected.failure)
+    for one, other in zip(measured.history, expected.history, strict=True):
+        assert (one.train_loss, one.validation, one.best) == (other.train_loss, other.validation, other.best)
+
+
+@dataclass(frozen=True)
+class KilledJob(TrialJob):
+    """The worker is killed in the midst of trial 1's third step, when it comes there first."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        mark, backward = Path(self.setting.folder.removeprefix("file://")) / "killed", Replica.backward
+
+        def dying(replica: Any, number: int, step: int) -> None:
+            if self.assignments[0].trial == 1 and step == 3 and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            backward(replica, number, step)
+
+        Replica.backward = dying  # type: ignore[method-assign]
+        try:
+            yield from super().__call__(batches)
+        finally:
+            Replica.backward = backward  # type: ignore[method-assign]  # the process is used again
+
+
+def test_trials_on_spark_are_those_of_this_process(
+    spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(on_spark, "TrialJob", KilledJob)
+    chosen: dict[str, Any] = {"group": "patient", "folds": 3, "costs": ("parameters",)}
+    runner = SparkRunner(frame(spark, table), BASE, str(tmp_path), COLUMNS, **chosen)
+    assert (runner.slots, runner.together) == (2, 1)
+    alone = LocalRunner(table, BASE, str(tmp_path / "alone"), COLUMNS, **chosen)
+    assert runner.parameters({"hidden": [7]}) == alone.parameters({"hidden": [7]}) == 5 * 7 + 7 + 7 * 3 + 3
+    values = [{"hidden": [7]}, {"replicas": 3, "optimizer": "sgd"}, {"replicas": 150}, {"learning_rate": 0.1}]
+    parts = [[Assignment(trial, own, until, 4, fold=trial % 3) for trial, own in enumerate(values)] for until in (1, 4)]
+
+    def run(assignment: Assignment) -> Measurement | WorkerError:
+        try:
+            return runner.run([assignment])[0]
+        except WorkerError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        for number, assignments in enumerate(parts):
+            measured = list(threads.map(run, assignments))
+            if number == 0:
+                assert isinstance(measured[1], WorkerError)
+                measured[1] = run(assignments[1])
+            for one, assignment in zip(measured, assignments, strict=True):
+                assert isinstance(one, Measurement)
+                assert_same(one, alone.run([assignment])[0])
+    assert measured[2].failure.startswith("InputError: `replicas` is 150")
+    assert sorted(path.name for path in (tmp_path / "trials").iterdir()) == ["killed"]
+    again = SparkRunner(frame(spark, table).limit(0), BASE, str(tmp_path), COLUMNS, **chosen)  # the rows are there
+    assert_same(again.run([Assignment(5, {}, 4, 4)])[0], alone.run([Assignment(5, {}, 4, 4)])[0])
+    for each in (runner, again):
+        each.close()
+    assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))
+
+
+def test_what_spark_cannot_give_trials_is_refused_before_the_first(
+    spark: SparkSession, table: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"`threads` is 64, and a task of this session has \d+: trials side by side"):
+        SparkRunner(frame(spark, table), BASE.replace(threads=64), str(tmp_path), COLUMNS)
+    broken = table | {"x": np.where(np.arange(160)[:, None] == 3, np.nan, table["x"])}
+    with pytest.raises(ColumnError, match=r"1 of \d+ rows cannot be trained on: 1 where `x` holds"):
+        SparkRunner(frame(spark, broken), BASE, str(tmp_path), Columns(("x",), "y"), folds=2)
