@@ -390,12 +390,19 @@ def test_folds_that_end_by_themselves_need_no_job_at_the_next_rung():
 
 def test_jobs_hold_assignments_of_one_length_and_fold():
     runner = Simulated(2, together=6)
-    config = searching(trials=30, folds=2, parallel_trials=2)
+    config = searching(trials=30, folds=2, parallel_trials=2, together="shared")
     trials = Search(config, runner).run()
     assert len(trials) == 30
     assert max(len(job) for job in runner.jobs) == 6
     assert all(len({(each.until, each.fold) for each in job}) == 1 for job in runner.jobs)
     assert outline(Search(config, Simulated(1, together=6, delay_s=0.002)).run()) == outline(trials)
+
+
+def test_of_trials_that_train_together_so_few_are_asked_for_at_once_that_the_sampler_learns():
+    for arguments, most in (({}, 2), ({"sampler": "random"}, 16), ({"together": "shared"}, 16), ({"trials": 4}, 1)):
+        runner = Simulated(together=16)
+        Search(searching(parallel_trials=1, **({"trials": 20} | arguments)), runner).run()
+        assert len(runner.jobs[0]) == most
 
 
 def test_several_objectives_are_searched_at_once():

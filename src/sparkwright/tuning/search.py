@@ -33,6 +33,8 @@ ATTEMPTS = 3
 
 _LOST_IN_A_ROW = 3  # assignments; then it is the cluster, and not the trials
 
+_GROUPS = 8  # that the trials of a search are asked for in, at least
+
 Outcome = list[tuple[Measurement, int]]  # with the number of attempts
 
 
@@ -94,10 +96,18 @@ class Search:
 
     def _fill(self, pool: ThreadPoolExecutor) -> None:
         """Decide as many jobs as may be known by now, and submit those that have no result."""
-        while self._decided < self._wanted() and (job := self._plan.decide(self._runner.together)):
+        while self._decided < self._wanted() and (job := self._plan.decide(self._together)):
             if self._decided not in self._recorded:
                 self._futures[pool.submit(self._do, job)] = (self._decided, job)
             self._decided += 1
+
+    @property
+    def _together(self) -> int:
+        """Assignments of a job; left to the search, so few that the sampler learns from some before it proposes more."""
+        most = self._runner.together
+        if self._config.together != "auto" or self._config.sampler in ("random", "grid"):
+            return most
+        return min(most, max(1, self._config.trials // _GROUPS))
 
     def _wanted(self) -> int:
         """Return how many jobs are decided before the next result is taken."""
