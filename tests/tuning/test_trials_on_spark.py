@@ -25,7 +25,7 @@ from sparkwright.tuning.runners.local import LocalRunner
 from sparkwright.tuning.runners.spark import SparkRunner, TrialJob
 from sparkwright.tuning.trials import Assignment, Measurement
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.connect]
+pytestmark = [pytest.mark.timeout(420), pytest.mark.connect]
 
 BASE = TrainingConfig(epochs=4, replicas=2, batch_size=16, learning_rate=0.01, patience=None)
 COLUMNS = Columns(("x",), "y", None, "split")
@@ -120,3 +120,4 @@ def test_what_spark_cannot_give_trials_is_refused_before_the_first(
     broken = table | {"x": np.where(np.arange(160)[:, None] == 3, np.nan, table["x"])}
     with pytest.raises(ColumnError, match=r"1 of \d+ rows cannot be trained on: 1 where `x` holds"):
         SparkRunner(frame(spark, broken), BASE, str(tmp_path), Columns(("x",), "y"), folds=2)
+    assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))

@@ -5,6 +5,7 @@ Threads of the driver submit jobs next to one another; that works alike on a ses
 Spark Connect.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -101,21 +102,26 @@ class SparkRunner(Runner):
         shipped = self._subject.ship(self._spark)
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
         setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
-        (census, *_) = self._ask(_OpenRows(TrialJob(rows, setting, shipped)), self.slots)
-        self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
-        self.together = heads_together(together, base, self.population, self._subject)
-        self._setting = replace(setting, shared=self.together > 1)
-        self._job = TrialJob(rows, self._setting, shipped)
+        self._job = TrialJob(rows, setting, shipped)
+        try:
+            (census, *_) = self._ask(_OpenRows(self._job), self.slots)
+            self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
+            self.together = heads_together(together, base, self.population, self._subject)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong is to be told, not what cannot be tidied up after it
+                self.close()
+            raise
+        self._job = replace(self._job, setting=replace(setting, shared=self.together > 1))
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         job = replace(self._job, assignments=tuple(assignments))
         return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
 
     def parameters(self, values: Mapping[str, Any]) -> int:
-        return count_parameters(self._setting.config(values), self.population, self._subject)
+        return count_parameters(self._job.setting.config(values), self.population, self._subject)
 
     def drop(self, trial: int) -> None:
-        self._setting.drop(trial)
+        self._job.setting.drop(trial)
 
     def close(self) -> None:
         """Delete the executors' copies of the rows."""
