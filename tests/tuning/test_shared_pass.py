@@ -14,7 +14,7 @@ from sparkwright.events import EpochEnded, Event
 from sparkwright.training.checkpoints import Checkpoints, Paused, newest
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import Outcome, train_rows
-from sparkwright.training.rows.columns import Columns
+from sparkwright.training.rows.columns import Columns, LabelKind
 from sparkwright.training.rows.encoding import Encoding
 from sparkwright.training.rows.population import Population, examine
 from sparkwright.training.rows.store import Rows, Store
@@ -44,12 +44,12 @@ def made(config: TrainingConfig) -> Population_:
     if config.task == "multilabel":
         label = [[name for name, has in zip("abc", row > 0, strict=True) if has] for row in x[:, :3]]
     side = np.where(rng.random(160) < 0.7, "train", "validation")
-    columns, workers = Columns("x", "y", None, "split"), (0,) * config.replicas
+    columns, workers = Columns(("x",), "y", None, "split"), (0,) * config.replicas
     table = pa.table({"x": x.tolist(), "y": label, "split": side})
     store = Store(range(config.replicas), 1 << 40, Path("/nowhere"))
     for batch in Encoding(columns, config.task, config.seed, workers)(iter(table.to_batches())):
         store.add(batch)
-    kind = "text" if config.task == "multilabel" else "int"
+    kind: LabelKind = "text" if config.task == "multilabel" else "int"
     return examine(store.census, config, columns, kind), store.finish(6)
 
 

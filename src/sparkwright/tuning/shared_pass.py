@@ -29,6 +29,7 @@ from sparkwright.training.fitting import Outcome, moments_of, training_steps
 from sparkwright.training.loop import Place, cpu_threads
 from sparkwright.training.replica.allocation import freed_memory_kept
 from sparkwright.training.replica.replica import Replica, Shard, derived_seed
+from sparkwright.training.rows.moments import Moments
 from sparkwright.training.rows.population import Population
 from sparkwright.training.rows.store import Rows
 from sparkwright.training.subject import Head
@@ -95,6 +96,7 @@ def train_together(
     emits: Sequence[Emit] | None = None,
     checkpoints: Sequence[Checkpoints | None] | None = None,
     subject: Head | None = None,
+    moments: Moments | None = None,
 ) -> list[Ended]:
     """Train heads over one stream of batches, in this process; return what each ended with, in their order.
 
@@ -107,6 +109,7 @@ def train_together(
         emits: What takes the events of each.
         checkpoints: Where each is kept, goes on from and pauses; None keeps none.
         subject: Weights to begin with; None draws them.
+        moments: What `moments_of` gives for the training rows; None measures them.
 
     Raises:
         InputError: Configurations that cannot share a pass.
@@ -122,7 +125,7 @@ def train_together(
     subject, first = subject or Head(), configs[0]
     stream = BatchStream([config.dropped for config in configs])
     with cpu_threads(first.threads), freed_memory_kept():
-        moments = moments_of(first, population, rows, InProcess(first.replicas), subject)
+        moments = moments or moments_of(first, population, rows, InProcess(first.replicas), subject)
         turns = []
         for number, config in enumerate(configs):
             transport = _OwnTime(config.replicas)

@@ -103,11 +103,11 @@ def train_trials(
         else:
             passes.setdefault((key, task.assignment.fold), []).append(task)
     for sharing in passes.values():
-        _train_shared(sharing)
+        _train_shared(sharing, rows)
     return [task.measured() for task in tasks]
 
 
-def _train_shared(tasks: Sequence["_Task"]) -> None:
+def _train_shared(tasks: Sequence["_Task"], rows: TrialRows) -> None:
     """Train heads over one stream of batches."""
     first = tasks[0]
     ended = train_together(
@@ -117,6 +117,7 @@ def _train_shared(tasks: Sequence["_Task"]) -> None:
         [task.emit for task in tasks],
         [task.kept for task in tasks],
         cast(Head, first.subject),
+        rows.moments(first.config, first.subject, first.assignment.fold),
     )
     for task, each in zip(tasks, ended, strict=True):
         task.seconds += each.seconds
