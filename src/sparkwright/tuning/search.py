@@ -103,7 +103,7 @@ class Search:
 
     @property
     def _together(self) -> int:
-        """Assignments of a job; left to the search, so few that the sampler learns from some before it proposes more."""
+        """Assignments of a job: where the search may choose, so few that the sampler learns between jobs."""
         most = self._runner.together
         if self._config.together != "auto" or self._config.sampler in ("random", "grid"):
             return most
