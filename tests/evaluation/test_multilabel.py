@@ -102,6 +102,6 @@ def test_the_report_shows_the_labels_and_what_no_label_would_reach() -> None:
     found = counted().result(NAMES)
     counts = {"rows": 300, "evaluated": 300, "errors": 0, "unlabelled": 0, "classes": list(NAMES)}
     page = write_report(RunRecord("t", metrics={"test": {"task": "multilabel", **counts, **found}}))
-    for part in ("test F1 of all decisions", "without any label", "Figures of each class", "All labels right", "never"):
+    for part in ("test F1 of all decisions", "without any label", "Figures of each label", "All labels right", "never"):
         assert part in page
     assert "Most often taken for" not in page

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparkwright.evaluation.report.axes import Axis
+from sparkwright.evaluation.report.axes import Axis, short
 from sparkwright.evaluation.report.markup import text
 
 __all__ = ["Series", "calibration_chart", "legend", "line_chart"]
@@ -45,7 +45,7 @@ def line_chart(
     y_axis = _y_axis(min(ys), max(ys), percent)
     parts = [_grid(x_axis, y_axis, x_label, percent)]
     if y_axis.log:
-        parts.append(f'<text class="label" x="{_LEFT + 4}" y="{_HEIGHT - _BOTTOM - 6}">logarithmic</text>')
+        parts.append(f'<text class="label" x="0" y="{_HEIGHT - 6}">upwards: logarithmic</text>')
     if mark is not None:
         place = x_axis(mark[0])
         anchor = "end" if place > _WIDTH - 40 else "middle"
@@ -72,7 +72,7 @@ def _grid(x_axis: Axis, y_axis: Axis, x_label: str, percent: bool) -> str:
     spread = max(ticks) - min(ticks) if ticks else 1
     for value in ticks:
         y = y_axis(value)
-        shown = f"{100 * value:.{0 if spread >= 0.04 else 1}f} %" if percent else f"{value:.4g}"
+        shown = f"{100 * value:.{0 if spread >= 0.04 else 1}f} %" if percent else short(value)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{shown}</text>'

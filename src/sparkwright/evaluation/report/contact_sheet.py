@@ -16,6 +16,7 @@ TILES = 24
 
 _COLUMNS = 6
 _SIDE = 128  # pixels of a tile's longer side, at most
+_GAP = (112, 122, 134)  # between tiles: parts photos on a white ground too, on a light page as on a dark one
 
 
 def draw_contact_sheet(photos: Sequence[bytes], preprocessing: Preprocessing, seed: int = 0) -> bytes:
@@ -61,7 +62,7 @@ def _sheet(tiles: NDArray[np.uint8]) -> bytes:
     height, width = tiles.shape[1:3]
     scale = min(1, _SIDE / max(height, width))
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
-    sheet = Image.new("RGB", (_COLUMNS * (across + 2) - 2, -(-len(tiles) // _COLUMNS) * (down + 2) - 2), "white")
+    sheet = Image.new("RGB", (_COLUMNS * (across + 2) - 2, -(-len(tiles) // _COLUMNS) * (down + 2) - 2), _GAP)
     for number, tile in enumerate(tiles):
         small = Image.fromarray(tile[:, :, 0] if tile.shape[2] == 1 else tile).resize((across, down))
         sheet.paste(small, (number % _COLUMNS * (across + 2), number // _COLUMNS * (down + 2)))

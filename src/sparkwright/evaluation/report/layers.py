@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from sparkwright.evaluation.report.axes import short
 from sparkwright.evaluation.report.charts import Series, legend, line_chart
 from sparkwright.evaluation.report.markup import Cell, Column, figure, percent, section, table
 from sparkwright.events import LayersMeasured, Stamped
@@ -27,10 +28,13 @@ def layers_section(events: Sequence[Stamped]) -> str:
         "step changes a layer's weights by about 0.001 of their length. A unit is dead where its activation is the "
         "same for all rows of a batch."
     )
-    return section("layers", "Layers", _ratio_figure(looks), _table(list(looks.values())), note=note)
+    body = _ratio_figure(looks) + _table(list(looks.values()))
+    return section("layers", "Layers", f'<div class="wide-right">{body}</div>' if len(looks) > 1 else body, note=note)
 
 
 def _ratio_figure(looks: dict[int, LayersMeasured]) -> str:
+    if len(looks) < 2:  # a line needs two ends
+        return ""
     steps = list(looks)
     names = dict.fromkeys(layer["name"] for look in looks.values() for layer in look.layers)
     ratios = {name: [_of(look, name, "update_ratio") for look in looks.values()] for name in names}
@@ -49,14 +53,18 @@ def _of(look: LayersMeasured, name: str, what: str) -> float:
     return float("nan") if value is None else float(value)
 
 
+def _short(value: float) -> str:
+    return short(float(f"{value:.2g}")) if 0 < abs(value) < 1e-4 else f"{value:.2g}"
+
+
 def _table(looks: Sequence[LayersMeasured]) -> str:
     columns = [
         Column("Layer", numeric=False),
         Column("Update ratio", hint="Length of a step's change beside that of the weights; median of the looks"),
-        Column("Gradient norm, first"),
-        Column("last"),
+        Column("Gradient, first", hint="Euclidean norm of its gradient at the first look"),
+        Column("last", hint="Euclidean norm of its gradient at the last look"),
         Column("Spread", hint="Standard deviation of the layer's outputs before the activation, at the last look"),
-        Column("Dead units", hint="Share of units that give the same for all rows of a batch, at the last look"),
+        Column("Dead", hint="Share of units that give the same for all rows of a batch, at the last look"),
     ]
     rows = []
     for layer in looks[-1].layers:
@@ -68,10 +76,10 @@ def _table(looks: Sequence[LayersMeasured]) -> str:
         rows.append(
             [
                 name or "the network",
-                f"{ratio:.2g}",
-                f"{_of(first, name, 'gradient_norm'):.2g}",
-                f"{layer['gradient_norm']:.2g}",
-                "" if spread is None else f"{spread:.2g}",
+                _short(ratio),
+                _short(_of(first, name, "gradient_norm")),
+                _short(layer["gradient_norm"]),
+                "" if spread is None else _short(spread),
                 "" if dead is None else Cell(percent(dead), bar=dead),
             ]
         )

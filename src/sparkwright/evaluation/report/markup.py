@@ -13,6 +13,7 @@ __all__ = [
     "counted",
     "decimal",
     "figure",
+    "metric_name",
     "percent",
     "seconds",
     "section",
@@ -50,6 +51,11 @@ def decimal(value: float | None, digits: int = 3) -> str:
 def whole(value: int | None) -> str:
     """Write a count."""
     return NONE if value is None else f"{value:,}"
+
+
+def metric_name(metric: str) -> str:
+    """Write the name of a metric in words: ``macro_f1`` as "macro F1"."""
+    return metric.replace("_", " ").replace("f1", "F1")
 
 
 def counted(count: int, noun: str) -> str:

@@ -94,7 +94,7 @@ def _labels(name: str, side: Side) -> str:
         f'<div class="headline"><div class="big"><p class="value">{percent(figures["f1"])}</p>'
         f'<p class="name">{text(name)} F1 of all decisions</p>'
         f'<p class="range">precision {percent(figures["precision"])}, recall {percent(figures["recall"])}</p></div>'
-        f'<div class="ruler-box"><ul class="baselines"><li class="what">Wrong decisions:</li>'
+        f'<div class="ruler-box"><ul class="baselines plain"><li class="what">Wrong decisions:</li>'
         f"<li><b>{percent(side['hamming_loss'], 2)}</b> with the model</li>"
         f"<li><b>{percent(none, 2)}</b> without any label</li></ul>"
         f'<p class="note">{_rows_note(name, side)}</p></div></div>'
@@ -106,7 +106,7 @@ def _regression(name: str, side: Side) -> str:
     return (
         f'<div class="headline"><div class="big"><p class="value">{decimal(side["rmse"])}</p>'
         f'<p class="name">{text(name)} root mean squared error</p></div>'
-        f'<div class="ruler-box"><ul class="baselines"><li class="what">Without a model:</li>'
+        f'<div class="ruler-box"><ul class="baselines plain"><li class="what">Without a model:</li>'
         f"<li><b>{decimal(guess)}</b> always the mean of the training rows</li></ul>"
         f'<p class="note">{_rows_note(name, side)}</p></div></div>'
     )
@@ -161,6 +161,7 @@ def _figures(sides: Mapping[str, Side]) -> str:
 def classes_section(side: Side) -> str:
     """Return the table of all classes, the worst first."""
     confused = "confusion" in side  # where a row has one class
+    kind = "class" if confused else "label"
     mistaken = taken_for(side["classes"], side["confusion"]) if confused else {}
     rows = []
     for row in sorted(side["per_class"], key=lambda row: (row["f1"], row["class"])):
@@ -176,21 +177,21 @@ def classes_section(side: Side) -> str:
             ]
         )
     columns = [
-        Column("Class", numeric=False),
+        Column(kind.capitalize(), numeric=False),
         Column("Rows"),
-        Column("Precision", hint="of the rows given this class, how many are of it"),
-        Column("Recall", hint="of this class's rows, how many were given it"),
+        Column("Precision", hint=f"of the rows given this {kind}, how many have it"),
+        Column("Recall", hint=f"of the rows that have this {kind}, how many were given it"),
         Column("F1", hint="harmonic mean of precision and recall"),
-        Column("ROC area", hint="this class against the rest"),
-        Column("PR area", hint="this class against the rest: average precision"),
+        Column("ROC area", hint=f"this {kind} against the rest"),
+        Column("PR area", hint=f"this {kind} against the rest: average precision"),
         *([Column("Most often taken for", numeric=False, hint="with the number of rows")] if confused else []),
     ]
     bound = side.get("roc_area_bound")
     areas_note = f" The areas are exact to ± {bound:.1g} on average." if bound is not None and bound >= 5e-4 else ""
     return section(
         "classes",
-        "Classes",
-        table(columns, rows, caption="Figures of each class", sorted_by=4, tall=len(rows) > _TALL),
+        "Classes" if confused else "Labels",
+        table(columns, rows, caption=f"Figures of each {kind}", sorted_by=4, tall=len(rows) > _TALL),
         note=f"The worst first; a click on a heading sorts.{areas_note}",
     )
 

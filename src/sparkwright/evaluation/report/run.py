@@ -10,6 +10,7 @@ from sparkwright.evaluation.report.markup import (
     Column,
     decimal,
     figure,
+    metric_name,
     percent,
     seconds,
     section,
@@ -108,7 +109,8 @@ def _metric_figure(name: str, search: Sequence[EpochEnded], best: int | None) ->
     trained = [(e.epoch, _training(e)[name]) for e in search if name in _training(e)]
     lines = [Series("training", "train", *zip(*trained, strict=True))] if trained else []
     lines += _validation(name, search)
-    title = name.replace("_", " ").capitalize()
+    title = metric_name(name)
+    title = title[0].upper() + title[1:]
     picture = line_chart(lines, description=_described(title, lines), x_label="epoch", percent=share, mark=_mark(best))
     return figure(picture, f"<b>{text(title)}</b> {legend([(line.style, line.name) for line in lines])}")
 

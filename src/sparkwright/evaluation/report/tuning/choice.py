@@ -9,6 +9,7 @@ from sparkwright.evaluation.report.markup import (
     Column,
     counted,
     figure,
+    metric_name,
     section,
     table,
     text,
@@ -93,7 +94,7 @@ def _interval(search: SearchRecord) -> list[str]:
     if not search.optimism:
         return []
     low, high = search.optimism["interval"]
-    name = str(search.optimism["metric"]).replace("_", " ")
+    name = metric_name(search.optimism["metric"])
     told = f"In {name} the difference is {100 * search.optimism['difference']:.2f} percentage points"
     told += f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
     return [told + (": no more than chance may make." if low <= 0 <= high else ": more than chance would make.")]

@@ -1,6 +1,6 @@
 """All configurations in a table, and why some came to nothing."""
 
-from sparkwright.evaluation.report.markup import NONE, Cell, Column, counted, seconds, section, table, text
+from sparkwright.evaluation.report.markup import NONE, Cell, Column, counted, metric_name, seconds, section, table, text
 from sparkwright.evaluation.report.tuning.parameters import Parameter, constants, parameters_of
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
 
@@ -22,11 +22,11 @@ def trials_section(search: SearchRecord) -> str:
     columns = [
         Column("Rank"),
         Column("Trial"),
-        Column(search.name.capitalize()),
+        Column(_heading(search.metric)),
         Column("State", numeric=False),
         Column("Epochs"),
         Column("Time"),
-        *(Column(name.replace("_", " ").capitalize()) for name in others),
+        *(Column(_heading(name)) for name in others),
         *(Column(parameter.name, numeric=not parameter.categories) for parameter in parameters),
     ]
     ranked = [str(rank) for rank in range(1, len(scored) + 1)] + [NONE] * (len(ordered) - len(scored))
@@ -50,6 +50,11 @@ def trials_section(search: SearchRecord) -> str:
     note += f" The same in all: {same}." if same else ""
     listed = table(columns, rows, caption="Trials", sorted_by=0, tall=len(rows) > _TALL)
     return section("trials", "All configurations", listed, note=note)
+
+
+def _heading(metric: str) -> str:
+    name = metric_name(metric)
+    return name[0].upper() + name[1:]
 
 
 def _value(parameter: Parameter, trial: TrialRecord) -> Cell:

@@ -82,5 +82,6 @@ def hover(tag: str, attributes: str, told: str) -> str:
 
 
 def cut(label: str, letters: int) -> str:
-    """Return a label of at most so many letters."""
-    return label if len(label) <= letters else label[: letters - 1] + "…"
+    """Return a label of at most so many letters: of a longer one the beginning and the end."""
+    end = (letters - 1) // 2
+    return label if len(label) <= letters else f"{label[: letters - 1 - end]}…{label[-end:]}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def measure_importance(search: SearchRecord) -> dict[str, Any] | None:
     if len(parameters) < 2 or len(trials) < _FEWEST or trials[0].value == trials[-1].value:
         return None
     everywhere = all(parameter.of(trial) is not None for parameter in parameters for trial in trials)
+    everywhere = everywhere and find_spec("optuna") is not None  # the report may be written where nothing is searched
     explained: float | None = None
     if everywhere and len(trials) >= _ENOUGH:
         method, found = "fanova", _fanova(search, parameters, figures)

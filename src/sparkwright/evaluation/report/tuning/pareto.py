@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 from sparkwright.evaluation.report.axes import Axis, short
 from sparkwright.evaluation.report.charts import legend
-from sparkwright.evaluation.report.markup import SHARES, Cell, Column, counted, figure, percent, section, table, text
+from sparkwright.evaluation.report.markup import (
+    SHARES,
+    Cell,
+    Column,
+    counted,
+    figure,
+    metric_name,
+    percent,
+    section,
+    table,
+    text,
+)
 from sparkwright.evaluation.report.tuning.frame import Frame
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
 from sparkwright.evaluation.report.tuning.score import ScoreAxis, dot, dot_keys
@@ -106,7 +117,7 @@ def _axis(values: Sequence[float], start: float, end: float) -> Axis:
 
 
 def _named(name: str) -> str:
-    return {"seconds_per_row": "seconds a row"}.get(name, name.replace("_", " "))
+    return {"seconds_per_row": "seconds a row"}.get(name, metric_name(name))
 
 
 def _tick(name: str, value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Self
 
-from sparkwright.evaluation.report.markup import NONE, SHARES, percent
+from sparkwright.evaluation.report.markup import NONE, SHARES, metric_name, percent
 
 __all__ = ["Candidate", "Job", "SearchRecord", "TrialRecord", "is_number", "shown"]
 
@@ -207,7 +207,7 @@ class SearchRecord:
     @property
     def name(self) -> str:
         """The metric's name in words."""
-        return self.metric.replace("_", " ")
+        return metric_name(self.metric)
 
     def figure(self, value: float | None) -> str:
         """Write one of the metric's values."""
