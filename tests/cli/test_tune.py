@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 SPACE = {"learning_rate": {"low": 1e-3, "high": 0.3, "log": True}, "hidden": [[], [8]]}
 QUICK = ("--trials", 5, "--epochs", 6, "--candidates", 2, "--seeds", 2, "--replicas", 2, "--parallel-trials", 2)
 QUICK = (*QUICK, "--objective", "accuracy", "--set", "batch_size=8")
+BOTH = ("--objective", "loss", "--objective", "parameters")
 REFUSED = {
     "There is no space 'hed'": ("--space", "hed"),
     "`sampler` must be one of tpe, random, grid, cmaes, gp, not 'tpo'. Did you mean `tpe`?": ("--sampler", "tpo"),
@@ -29,6 +30,7 @@ REFUSED = {
     "--label and --split are of tables": ("--label", "species"),
     "--space must be a name, or a file on this machine's disk": ("--space", "hdfs://there/space.yaml"),
     "`augmentation` needs whole networks": ("--space", "finetuning"),
+    '`sampler="cmaes"` takes one of `objectives`': ("--sampler", "cmaes", *BOTH),
 }
 
 

@@ -13,6 +13,8 @@ from sparkwright.networks.preprocessing import Preprocessing
 from sparkwright.scoring.features import featurize
 from sparkwright.scoring.predictions import write_predictions
 from sparkwright.training.config import TrainingConfig
+from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.tune import tune
 
 DOCS = Path(__file__).parents[2] / "docs"
 PYTHON = {
@@ -20,6 +22,7 @@ PYTHON = {
     "featurize": featurize,
     "train": main_job.train_features,
     "predict": write_predictions,
+    "tune": tune,
 }
 
 
@@ -45,6 +48,7 @@ def test_a_command_has_the_defaults_that_its_page_shows(command):
         ("featurize", {"max_error_rate", "overwrite"}),
         ("train", {"overwrite", "resume"}),
         ("predict", {"max_error_rate", "overwrite"}),
+        ("tune", {"label", "split", "group", "overwrite", "resume"}),
     ],
 )
 def test_a_command_has_the_defaults_of_python(command, names):
@@ -55,7 +59,27 @@ def test_a_command_has_the_defaults_of_python(command, names):
         assert given[name] == (",".join(map(str, expected)) if name == "split" else expected), name
 
 
-@pytest.mark.parametrize("command", ["transfer", "train"])
+def test_the_command_searches_with_the_defaults_of_the_configuration():
+    given, config = defaults("tune"), TuningConfig()
+    for name in (
+        "trials",
+        "sampler",
+        "eta",
+        "candidates",
+        "seeds",
+        "together",
+        "min_epochs",
+        "folds",
+        "parallel_trials",
+    ):
+        assert given[name] == getattr(config, name), name
+    for name in ("max_parameters", "max_seconds_per_row", "time_limit_s"):
+        assert given[name] is None is getattr(config, name), name
+    assert given["refit"] == config.base.refit
+    assert TuningConfig(given["space"]).searched.to_dict() == config.searched.to_dict()
+
+
+@pytest.mark.parametrize("command", ["transfer", "train", "tune"])
 def test_a_command_trains_with_the_defaults_of_the_configuration(command):
     given, config = defaults(command), TrainingConfig()
     assert (given["replicas"], given["seed"]) == (config.replicas, config.seed)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -154,7 +155,9 @@ class Retraining:
         self.finished(len(wanted) - len(missing))
         size = max(1, min(self.runner.together, -(-len(missing) // self.runner.slots)))  # all slots have some
         jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
-        with ThreadPoolExecutor(self.runner.slots, "sparkwright-selection") as pool:
+        with ExitStack() as stack:
+            pool = ThreadPoolExecutor(self.runner.slots, "selection")
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             for job, results in zip(jobs, pool.map(self._train, jobs), strict=True):
                 measured |= {self._key(each): result for each, result in zip(job, results, strict=True)}
                 self.finished(sum(result is not None for result in measured.values()))

@@ -34,6 +34,7 @@ from sparkwright.tuning.runners.spark import SparkRunner
 from sparkwright.tuning.search import Search
 from sparkwright.tuning.selection import Candidate, Retraining, best_trials, choose, optimism
 from sparkwright.tuning.space import configure
+from sparkwright.tuning.study import Study
 from sparkwright.tuning.trial_task import augmented
 from sparkwright.tuning.trials import Trial
 
@@ -155,11 +156,14 @@ def check_heads(config: TuningConfig) -> None:
     """Refuse what `tune` cannot do; needs neither Spark nor rows.
 
     Raises:
-        InputError: Another task than classification; a space that searches how photos are augmented.
+        InputError: Another task than classification; a space that searches how photos are augmented; a grid that is too
+            large, a sampler that cannot take several objectives.
+        EnvironmentNotReadyError: A package that the sampler needs is missing.
     """
     if config.base.task != "classification":
         raise InputError(f"A run tunes a classifier, not for the task {config.base.task!r}; use `Tuner`.")
     config.searched.check(config.base, photos=False)
+    Study(config.searched, config.sampler, config.directions)
 
 
 def _searched(rows: LabelledRows, config: TuningConfig, group: str | None, run: Run) -> Searched:
@@ -231,7 +235,8 @@ def _summary(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dic
 def _trials(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict[str, Any]:
     """Return what ``trials.json`` holds: see `SearchRecord` of the report."""
     metric = config.base.monitor
-    on_test = {"accuracy": test["accuracy"], "balanced_accuracy": test["balanced_accuracy"], "loss": test["log_loss"]}
+    # The test's log-loss is that of calibrated probabilities, which no trial's is: there is nothing to compare.
+    on_test = {"accuracy": test["accuracy"], "balanced_accuracy": test["balanced_accuracy"]}
     on_test["macro_f1"] = (test["macro"] or {}).get("f1")
     return {
         "metric": metric,
@@ -242,7 +247,7 @@ def _trials(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict
         "objectives": config.directions,
         "candidates": [candidate.to_dict() for candidate in found.candidates],
         "chosen": found.chosen.trial,
-        "test": on_test[metric],
+        "test": on_test.get(metric),
         "refit": config.base.refit or config.folds is not None,
         "slots": found.slots,
         "sampler": config.to_dict()["sampler"],
@@ -332,8 +337,11 @@ def _runner(
         runner = SparkRunner(rows, config.base, kept, columns, **common)
     try:
         yield runner
-    finally:
-        runner.close()
+    except BaseException:
+        with contextlib.suppress(Exception):  # what went wrong is to be told, not what cannot be tidied up after it
+            runner.close()
+        raise
+    runner.close()
 
 
 def _train(
