@@ -1,6 +1,7 @@
 """Spaces of settings: what may be in them, what is refused, and what becomes of them in Optuna and in a training."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -380,3 +381,12 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, problem)
 def test_a_space_that_is_not_there_is_told_with_those_that_are():
     with pytest.raises(NotFoundError, match=r"the library's own are head, linear, mlp, finetuning\. Did you mean `lin"):
         Space.load("liner")
+
+
+def test_spaces_that_the_guide_shows_can_be_searched(tmp_path: Path):
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "tuning.md"
+    shown = re.findall(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(shown) == 2
+    for text in shown:
+        (tmp_path / "space.yaml").write_text(text)
+        Space.load(str(tmp_path / "space.yaml")).check(TrainingConfig())
