@@ -21,9 +21,9 @@ from sparkwright.transfer import transfer
 
 EXPECTED = 0.975  # of UC Merced's 80/20 split and MobileNet v1 0.75
 
-# Two copies of the network, each with half of the photos.
+# Two copies of the network, each with half of the photos: enough of them for BatchNorm to learn new statistics.
 HEAD = TrainingConfig(replicas=2)
-WHOLE = FINETUNING.replace(label_smoothing=0.1, epochs=15, sync_every=8, channels_last=True)
+WHOLE = FINETUNING.replace(label_smoothing=0.1, epochs=15, sync_every=8, channels_last=True, batch_norm="averaged")
 
 
 def main(photos: str, network: str, out: str) -> None:

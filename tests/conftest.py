@@ -1,23 +1,28 @@
-"""Fixtures that all tests share: a Spark session, the test data, a Hadoop.
+"""Fixtures that all tests share: a Spark session, the command line, a finished run, the test data, a Hadoop.
 
-``SPARKWRIGHT_TEST_SESSION=connect`` makes `spark` a Spark Connect session; one process can hold a session of one kind
-only. What is not marked `connect` is left out then.
+The whole suite is two runs side by side, since one process can hold a session of one kind only:
+``SPARKWRIGHT_TEST_SESSION=classic`` and ``SPARKWRIGHT_TEST_SESSION=connect``, where `spark` is a Spark Connect session.
+What is marked `connect` is in both, or with ``only=True`` in the second alone; so is what is marked `cluster` or needs
+Hadoop. Without that variable all that was named runs, on a classic session.
 """
 
+import contextlib
+import io
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-CONNECT = os.environ.get("SPARKWRIGHT_TEST_SESSION") == "connect"
+SESSION = os.environ.get("SPARKWRIGHT_TEST_SESSION", "")
+CONNECT = SESSION == "connect"
 
 # What a developer's shell may hold and a test must not depend on.
 for name in (
@@ -56,15 +61,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop", "yarn": "hadoop"}.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        (left_out if CONNECT and not item.get_closest_marker("connect") else kept).append(item)
+        (left_out if _in_the_other_run(item) else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(kept, key=_cost)
 
 
+def _has_servers(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(mark) for mark in ("cluster", "hadoop"))
+
+
+def _in_the_other_run(item: pytest.Item) -> bool:
+    connect = item.get_closest_marker("connect")
+    alone = _has_servers(item) or (connect is not None and connect.kwargs.get("only", False))
+    if CONNECT:
+        return connect is None and not alone
+    return SESSION == "classic" and alone
+
+
 def _cost(item: pytest.Item) -> int:
     """Order the fast ones first: without Spark, then on the shared session, then with servers of their own."""
-    if any(item.get_closest_marker(mark) for mark in ("cluster", "hadoop")):
+    if _has_servers(item):
         return 2
     return 1 if item.get_closest_marker("spark") else 0
 
@@ -149,6 +166,67 @@ class connect_server:  # noqa: N801  used as a function
         self._server.terminate()
         self._server.wait(timeout=30)
         self._log.close()
+
+
+Printed = tuple[int, str, str]
+Command = Callable[..., Printed]
+
+
+def _run(words: tuple[object, ...], open_session: Callable[..., object] | None = None) -> Printed:
+    from sparkwright import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(cli.options, "open_session", open_session or cli.options.open_session)
+        patch.setattr(sys, "argv", ["sparkwright", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def sparkwright(spark: object) -> Command:
+    """Run the command on the shared session; return (exit code, stdout, stderr)."""
+
+    @contextlib.contextmanager
+    def shared(master: object, remote: object, conf: object) -> Iterator[object]:
+        yield spark
+
+    return lambda *words: _run(words, shared)
+
+
+@pytest.fixture(scope="session")
+def plain() -> Command:
+    """The same without a session."""
+    return lambda *words: _run(words)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of the digits 5 to 7 in class folders, and one file that is none."""
+    from sparkwright.data.digits import write_digits
+
+    folder = tmp_path_factory.mktemp("digits") / "photos of digits"
+    write_digits(folder, digits=range(5, 8))
+    (folder / "7" / "broken é.png").write_bytes(b"no photo")
+    return folder
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """A finished run's folder, and what the command printed that made it."""
+
+    run: Path
+    printed: Printed
+
+
+@pytest.fixture(scope="session")
+def transferred(sparkwright: Command, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Transferred:
+    """The main job on `digits`."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return Transferred(run, sparkwright("transfer", digits, "--network", "digits_cnn", "--out", run, "--json"))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,8 @@ def test_predict_prints_labels_and_writes_csv_and_parquet(sparkwright, spark, ph
     code, out, _ = sparkwright("predict", done, photos, "--out", tmp_path / "labels.csv", "--top", "5")
     assert code == 0
     lines = (tmp_path / "labels.csv").read_text().splitlines()
-    assert lines[0] == "path,prediction,probability,label_2,probability_2,error"  # of the two classes that there are
+    more = "label_2,probability_2,label_3,probability_3"  # of the three classes that there are
+    assert lines[0] == f"path,prediction,probability,{more},error"
     assert len(lines) == 1 + len(list(photos.glob("*/*")))
     code, out, _ = sparkwright("predict", f"{done}/model", photos, "--out", tmp_path / "labels", "--json")
     assert json.loads(out)["rows"] == spark.read.parquet(str(tmp_path / "labels")).count()

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from sparkwright.data.digits import write_digits
 from sparkwright.errors import StorageError, WorkerError
 from sparkwright.events import Event, StageStarted, Stamped
+from sparkwright.training.config import TrainingConfig
 from sparkwright.transfer import transfer
 
 
@@ -46,7 +47,8 @@ def test_a_disk_that_is_full_is_said_and_the_run_goes_on_when_there_is_space(
 
     def run() -> float:
         photos, out = str(tmp_path / "photos"), str(small_disk / "run")
-        result = transfer(spark, photos, "digits_cnn", out, resume=True, sinks=[listen])
+        training = TrainingConfig(epochs=5)
+        result = transfer(spark, photos, "digits_cnn", out, training=training, resume=True, sinks=[listen])
         return float(result.metrics["test"]["accuracy"])
 
     resize(small_disk, 64)  # room for the configuration, not for the features

@@ -36,6 +36,28 @@ def test_a_csv_file_gives_a_tested_model_and_a_report(sparkwright: Any, irises: 
     code, _, err = sparkwright(*words, "--out", tmp_path / "run", *QUICK)
     assert code == 2
     assert "holds a run already" in err
+    label_and_evaluate(sparkwright, irises, tmp_path)
+
+
+def label_and_evaluate(sparkwright: Any, irises: pd.DataFrame, tmp_path: Path) -> None:
+    """`predict` and `evaluate` find the columns that the model was trained on."""
+    model, table, labelled = tmp_path / "run", tmp_path / "irises.csv", tmp_path / "labelled.csv"
+    code, out, _ = sparkwright("evaluate", model, table, "--json")
+    assert (code, json.loads(out)["evaluated"]) == (0, 150)
+    code, _, err = sparkwright("predict", model, table, "--out", labelled)
+    assert (code, err) == (0, "")
+    found = pd.read_csv(labelled)
+    assert list(found.columns) == [*NAMES, "species", "prediction", "probability", "error"]
+    accuracy = (found["species"] == found["prediction"]).mean()
+    assert accuracy == pytest.approx(json.loads(out)["accuracy"])
+    irises.head(3).rename(columns={"sepal width": "width"}).to_parquet(tmp_path / "few.parquet")
+    code, _, err = sparkwright("predict", model, tmp_path / "few.parquet")
+    assert code == 2
+    assert "Column `sepal width` not found in" in err
+    renamed = "sepal_length,width,petal_length,petal_width"
+    code, out, _ = sparkwright("predict", model, tmp_path / "few.parquet", "--features", renamed)
+    assert code == 0
+    assert "5.1, 3.5, 1.4, 0.2  setosa 0.9" in out
 
 
 def test_a_column_of_sides_is_kept_to(sparkwright: Any, irises: pd.DataFrame, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from sparkwright.data.pack import pack
 from sparkwright.data.splits import split, split_by_table, split_counts
 from sparkwright.errors import EnvironmentNotReadyError, NotFoundError
 
-pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 ODD = ("a b", "50%", "%41", "ö'\"", "日本", "[x]{y}")
 NAMES = [f"{folder}/{name}.jpg" for folder in ("katze", "hund ö") for name in ODD]

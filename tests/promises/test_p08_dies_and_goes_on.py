@@ -31,8 +31,8 @@ from sparkwright.transfer import train_features
 
 pytestmark = [pytest.mark.timeout(420)]
 
-CONFIG = TrainingConfig(epochs=20, hidden=(8,), replicas=2, batch_size=8, learning_rate=1e-3, refit=True, patience=None)
-SETTINGS = ["epochs=20", "hidden=[8]", "batch_size=8", "learning_rate=1e-3", "patience=null"]
+CONFIG = TrainingConfig(epochs=10, hidden=(8,), replicas=2, batch_size=8, learning_rate=1e-3, refit=True, patience=None)
+SETTINGS = ["epochs=10", "hidden=[8]", "batch_size=8", "learning_rate=1e-3", "patience=null"]
 
 
 @dataclass(frozen=True)
@@ -140,27 +140,23 @@ def test_a_worker_that_is_killed_twice_changes_no_bit(
         f"Attempt {number} of the training failed and is followed by another" for number in (1, 2)
     ]
     assert "from its checkpoint in the selection at epoch" in told[1]
-    assert [event.epoch for event in events if isinstance(event, EpochEnded)] == list(range(1, 21))  # each once
+    assert [event.epoch for event in events if isinstance(event, EpochEnded)] == list(range(1, 11))  # each once
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "step"]
 
 
 @pytest.mark.cluster
-def test_a_killed_driver_goes_on_from_its_checkpoint_to_the_same_bits(
+def test_a_driver_that_is_killed_in_the_refit_goes_on_from_its_checkpoint_to_the_same_bits(
     spark: SparkSession, data: Data, tmp_path: Path
 ) -> None:
+    """In the selection it is killed in `test_p08_networks_go_on`."""
     run = tmp_path / "run"
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, "-m", "sparkwright", "train", data.folder, "--out", str(run), "--replicas", "2"]
     command += ["--checkpoint-s", "0", "--master", "local[2]", *settings]
-
-    def kept(phase: str) -> Callable[[], bool]:
-        return lambda: any(run.glob(f"checkpoints/{phase}-*/manifest.json"))
-
-    kill_when(kept("selection"), command, tmp_path)
+    kill_when(lambda: any(run.glob("checkpoints/refit-*/manifest.json")), command, tmp_path)
     assert not (run / "metrics.json").exists()
-    with pytest.raises(InputError, match=r"another configuration.* training\.epochs: 20 → 21\."):
-        train_features(spark, data.folder, str(run), CONFIG.replace(epochs=21), resume=True)
-    kill_when(kept("refit"), [*command, "--resume"], tmp_path)
+    with pytest.raises(InputError, match=r"another configuration.* training\.epochs: 10 → 11\."):
+        train_features(spark, data.folder, str(run), CONFIG.replace(epochs=11), resume=True)
     result = train_features(spark, data.folder, str(run), CONFIG, resume=True)
     assert weights_digest(result.model.head) == data.digest(CONFIG)
     assert not (run / "checkpoints").exists()

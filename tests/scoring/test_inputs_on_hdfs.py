@@ -10,7 +10,7 @@ from sparkwright.session import worker_errors
 
 from .photos import answer, means_network, png
 
-pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_paths_on_hdfs_are_read_by_the_workers(spark: Any, hadoop: Any) -> None:

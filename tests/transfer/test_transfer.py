@@ -17,21 +17,23 @@ from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.config import TrainingConfig
 from sparkwright.transfer import FINETUNING, train_features, transfer
 
-pytestmark = pytest.mark.connect
+on_connect_too = pytest.mark.connect
 
 
 def folder(result):
     return Path(result.run.removeprefix("file://"))
 
 
+@on_connect_too
 def test_digits_are_told_apart(run):
     test = run.metrics["test"]
     assert test["accuracy"] > 0.9
     assert test["accuracy_interval"][0] < test["accuracy"] < test["accuracy_interval"][1]
-    assert test["baseline"]["majority"]["accuracy"] < 0.3
-    assert run.model.classes == ("5", "6", "7", "8", "9")
+    assert test["baseline"]["majority"]["accuracy"] < 0.5
+    assert run.model.classes == ("5", "6", "7")
 
 
+@on_connect_too
 def test_every_photo_is_accounted_for(run, digits):
     data = run.metrics["data"]
     files = len(list(digits.glob("*/*.png")))
@@ -42,6 +44,7 @@ def test_every_photo_is_accounted_for(run, digits):
     assert run.metrics["features"]["computed"] == files
 
 
+@on_connect_too
 def test_the_run_folder_holds_what_is_documented(run):
     names = {path.name for path in folder(run).iterdir()}
     assert {"config.json", "events.jsonl", "metrics.json", "report.html", "model", "features", "predictions"} <= names
@@ -55,6 +58,7 @@ def test_the_run_folder_holds_what_is_documented(run):
     assert any(isinstance(s.event, Progress) and s.event.stage == "features" and s.event.done for s in events)
 
 
+@on_connect_too
 def test_the_report_shows_the_result_and_loads_nothing(run):
     page = (folder(run) / "report.html").read_text()
     assert f"{100 * run.metrics['test']['accuracy']:.1f}" in page
@@ -64,6 +68,7 @@ def test_the_report_shows_the_result_and_loads_nothing(run):
     assert "https://" not in page
 
 
+@on_connect_too
 def test_the_model_labels_photos_without_spark_as_the_run_did(run, spark, digits):
     predictor = Predictor.load(str(folder(run) / "model"))
     rows = spark.read.parquet(f"{run.run}/predictions").where("error IS NULL").orderBy("key").limit(20).collect()
@@ -74,14 +79,12 @@ def test_the_model_labels_photos_without_spark_as_the_run_did(run, spark, digits
     )
 
 
-def test_the_saved_model_is_the_returned_one(run):
-    loaded = Model.load(str(folder(run) / "model"))
-    assert loaded.full.fingerprint() == run.model.full.fingerprint()
-    assert loaded.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
-
-
+@on_connect_too
 def test_training_again_on_the_features_gives_the_same_head(run, spark, tmp_path):
     again = train_features(spark, f"{run.run}/features", str(tmp_path / "again"))
+    saved = Model.load(f"{again.run}/model")
+    assert saved.head.fingerprint() == again.model.head.fingerprint()
+    assert saved.metrics["test"]["accuracy"] == again.metrics["test"]["accuracy"]
     assert again.model.head.fingerprint() == run.model.head.fingerprint()
     assert again.model.lineage["data"] == run.model.lineage["data"]
     assert again.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
@@ -105,6 +108,7 @@ def test_another_run_takes_known_features_over(run, spark, digits, tmp_path):
     assert ours["fingerprint"] != theirs["fingerprint"]
 
 
+@on_connect_too
 def test_a_run_that_is_there_is_refused_before_anything_is_computed(run, spark, digits):
     with pytest.raises(ExistsError, match="holds a run already"):
         transfer(spark, str(digits), "digits_cnn", run.run)
@@ -131,6 +135,7 @@ def test_a_table_of_sides_without_test_photos_is_refused(spark, digits, tmp_path
         transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), split=str(tmp_path / "split.csv"))
 
 
+@on_connect_too
 def test_no_such_path_is_named(spark, tmp_path):
     with pytest.raises(NotFoundError, match="nowhere"):
         transfer(spark, str(tmp_path / "nowhere"), "digits_cnn", str(tmp_path / "run"))
@@ -142,6 +147,7 @@ def test_an_unknown_layer_is_named_with_the_closest(spark, digits, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@on_connect_too
 def test_configuration_is_kept_as_it_was_asked_for(run):
     config = json.loads((folder(run) / "config.json").read_text())["config"]
     assert config["split"] == [0.6, 0.2, 0.2]
@@ -153,9 +159,12 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     common = {"finetune": "block2", "finetuning": training, "augmentation": "glyphs", "reuse": [f"{run.run}/features"]}
     result = transfer(spark, str(digits), "digits_cnn", str(tmp_path / "run"), **common)
     assert result.metrics["features"]["computed"] == 1  # the photo that cannot be read
-    before, after = run.model.network.weights(), Model.load(f"{result.run}/model").network.weights()
+    saved = Model.load(f"{result.run}/model")
+    assert saved.full.fingerprint() == result.model.full.fingerprint()
+    before, after = run.model.network.weights(), saved.network.weights()
     same = {name for name, value in after.items() if np.array_equal(value, before[name])}
-    assert {name for name in after if name.startswith("block1") or "num_batches" in name} == same
+    kept = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's own, by default
+    assert {name for name in after if name.startswith("block1") or name.endswith(kept)} == same
     assert result.metrics["test"]["accuracy"] > 0.9
     assert result.metrics["validation"]["loss"] < result.metrics["head"]["validation"]["loss"]
     epochs = [stamped.event.epoch for stamped in read_run(result.run)[2] if isinstance(stamped.event, EpochEnded)]
@@ -164,7 +173,7 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     report = (folder(result) / "report.html").read_text(encoding="utf-8")
     assert "<h2>Augmented photos</h2>" in report
     assert "--finetune block2 --finetune-set learning_rate=0.001 --finetune-set epochs=2 --augment" in report
-    assert Model.load(f"{result.run}/model").full.preprocessing.augmentation == PRESETS["glyphs"]
+    assert saved.full.preprocessing.augmentation == PRESETS["glyphs"]
     answers = Predictor.load(f"{result.run}/model").predict([digits / "7" / name for name in ("broken é.png",)])
     assert answers[0].error is not None
 

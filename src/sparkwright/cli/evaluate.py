@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from sparkwright.cli import options
-from sparkwright.errors import ColumnError, InputError
+from sparkwright.errors import ColumnError, InputError, did_you_mean
 
 
 def evaluate(
@@ -15,15 +15,21 @@ def evaluate(
         str, typer.Option(help="Of photos: `folder`, a regular expression on the path, or a table (path, label).")
     ] = "folder",
     side: Annotated[
-        str | None, typer.Option(help="Of features: only the rows of this side (train, validation, test).")
+        str | None,
+        typer.Option(help="Of features and tables: only the rows of this side (train, validation, test) in `split`."),
+    ] = None,
+    columns: options.Columns = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Of a table of numbers: the column of the classes. Default: that of the training."),
     ] = None,
     master: options.Master = None,
     remote: options.Remote = None,
     conf: options.Conf = None,
     as_json: options.Json = False,
 ) -> None:
-    """Predict labelled photos or features and compare: accuracy with its interval, and more with --json."""
-    from sparkwright.cli.predict import open_data
+    """Predict labelled photos, features or table rows and compare: accuracy with its interval, and more with --json."""
+    from sparkwright.cli.rows import open_rows
     from sparkwright.data.cuts import SIDES
     from sparkwright.evaluation.evaluate import evaluate as evaluate_rows
     from sparkwright.evaluation.evaluate import evaluate_multilabel
@@ -36,10 +42,13 @@ def evaluate(
         manifest = ModelFiles.read(model).manifest
         if manifest["task"] == "regression":
             raise InputError(f"{model} predicts numbers; this command compares classes.")
-        rows, column, _ = open_data(spark, data, labels)
-        if "label" not in rows.columns:
+        named = options.parse_columns(columns)
+        given = open_rows(spark, data, manifest, labels=labels, columns=named, label=label)
+        rows = given.rows
+        if given.label not in rows.columns:
             raise ColumnError(
-                f"{data[0]} has no column `label`. Features get it by `featurize --labels`; a table must have it."
+                f"{data[0]} has no column `{given.label}`.{did_you_mean(given.label, rows.columns)} Features get their "
+                "labels by `featurize --labels`; a table must have them (of numbers: --label names the column)."
             )
         if side is not None:
             if "split" not in rows.columns:
@@ -47,12 +56,13 @@ def evaluate(
             if side not in SIDES:
                 raise InputError(f"--side must be one of {', '.join(SIDES)}, not `{side}`.")
             rows = rows.where(rows["split"] == side)
-        scored = predict(rows, model, input_column=column, dropInput=True, maxErrorRate=1.0)
+        scored = predict(rows, model, input_column=given.column, dropInput=True, maxErrorRate=1.0)
         names, thresholds = [str(name) for name in manifest["classes"]], manifest["thresholds"]
         if manifest["task"] == "multilabel":
-            result = evaluate_multilabel(scored, names, thresholds=thresholds).to_dict()
+            result = evaluate_multilabel(scored, names, label=given.label, thresholds=thresholds).to_dict()
         else:
-            result = evaluate_rows(scored, names, threshold=next(iter(thresholds), None)).to_dict()
+            threshold = next(iter(thresholds), None)
+            result = evaluate_rows(scored, names, label=given.label, threshold=threshold).to_dict()
     if not result["evaluated"]:
         raise InputError(f"None of the {result['rows']:,} rows could be evaluated: no label that the model knows.")
     options.show(result, "\n".join(_lines(result)), as_json=as_json)

@@ -19,6 +19,7 @@ __all__ = [
     "DATA",
     "AllowPrivate",
     "CheckpointSeconds",
+    "Columns",
     "Conf",
     "Failfast",
     "Group",
@@ -46,6 +47,7 @@ __all__ = [
     "find_model",
     "open_session",
     "parse_augmentation",
+    "parse_columns",
     "parse_conf",
     "parse_master",
     "parse_settings",
@@ -63,7 +65,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch the URLs of a table from private addresses and this machine too.")
 ]
-DATA = "Photos (paths, folders, globs); a table (*.csv, *.parquet) with `path` or `url`; or a folder of features."
+DATA = (
+    "Photos (paths, folders, globs); a table (*.csv, *.parquet) with `path` or `url`, or with the columns of numbers "
+    "that the model was trained on; or a folder of features."
+)
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="A,B,C",
+        help="Of a table of numbers: the model's columns, in their order. Default: those that it was trained on.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on in a run folder of the same configuration, in training from its checkpoint."),
@@ -259,6 +272,11 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             parsed[name.strip()] = value.strip()
     return parsed
+
+
+def parse_columns(text: str | None) -> list[str] | None:
+    """Read names of columns, separated by commas; None for none."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def progress_sinks(as_json: bool) -> list[Sink]:

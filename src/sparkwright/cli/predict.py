@@ -1,4 +1,4 @@
-"""`sparkwright predict`: labels for photos or features."""
+"""`sparkwright predict`: labels for photos, features, or rows of a table."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,21 +7,22 @@ import typer
 from sparkwright.cli import options
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
+    from sparkwright.cli.rows import GivenRows
     from sparkwright.models import Model
     from sparkwright.scoring.inputs.fetch import FetchLimits
 
 _SHOWN = 20
+_NUMBERS = 5  # by which a row of a table is told from others
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="A model's folder or .zip, or a run's folder.")],
     data: Annotated[list[str], typer.Argument(help=options.DATA)],
     out: Annotated[
-        str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first photos' labels.")
+        str | None, typer.Option(help="A folder for Parquet, or a .csv file. Default: print the first rows' labels.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many labels a photo.", min=1)] = 1,
+    top: Annotated[int, typer.Option(help="How many labels a row.", min=1)] = 1,
+    columns: options.Columns = None,
     max_error_rate: options.MaxErrorRate = 0.05,
     failfast: options.Failfast = False,
     allow_private: options.AllowPrivate = False,
@@ -36,9 +37,10 @@ def predict(
     conf: options.Conf = None,
     as_json: options.Json = False,
 ) -> None:
-    """Label photos: path, label, probability, error of each, to Parquet, CSV or the terminal."""
+    """Label photos, features or rows of a table: label, probability, error of each, to Parquet, CSV or the terminal."""
+    from sparkwright.cli.rows import open_rows
     from sparkwright.events import Bus, StageEnded, StageStarted
-    from sparkwright.models import Model
+    from sparkwright.models import Model, ModelFiles
     from sparkwright.scoring.inputs.fetch import FetchLimits
     from sparkwright.scoring.precision import check_precision, reduce_precision
     from sparkwright.scoring.predictions import write_predictions
@@ -50,20 +52,25 @@ def predict(
     with options.open_session(master, remote, conf) as spark:
         path = options.find_model(model)
         found: str | Model = path
-        rows, column, total = open_data(spark, data, None)
+        given = open_rows(spark, data, ModelFiles.read(path).manifest, columns=options.parse_columns(columns))
         if precision != "float32":
             found = reduce_precision(
-                Model.load(path), rows, precision, input_column=column, threshold=min_agreement, fetch=fetch
+                Model.load(path),
+                given.rows,
+                precision,
+                input_column=given.column,
+                threshold=min_agreement,
+                fetch=fetch,
             )
         if out is None:
-            _print_first(rows, column, found, top, total, fetch, as_json=as_json)
+            _print_first(given, found, top, fetch, as_json=as_json)
             return
-        bus.emit(StageStarted("predictions", total, unit="photos"))
+        bus.emit(StageStarted("predictions", given.count, unit=given.unit))
         count, failed = write_predictions(
-            rows,
+            given.rows,
             found,
             out,
-            input_column=column,
+            input_column=given.column,
             top=top,
             max_error_rate=max_error_rate,
             failfast=failfast,
@@ -77,42 +84,19 @@ def predict(
     options.show({"predictions": out, "rows": count, "errors": failed}, text, as_json=as_json)
 
 
-def open_data(spark: "SparkSession", data: list[str], labels: str | None) -> "tuple[DataFrame, str, int]":
-    """Open photos, a table of photos, or features; return rows, the column to score, and how many rows there are."""
-    from sparkwright.data.images import read_images
-    from sparkwright.data.photo_table import is_photo_table, read_photo_table
-    from sparkwright.scoring.feature_set import open_features, read_manifest
-
-    if len(data) == 1 and read_manifest(data[0]) is not None:
-        found = open_features(spark, data[0])
-        # Photos that could not be read keep their place, without a prediction.
-        return found.rows.drop("error"), "features", found.manifest.rows
-    if len(data) == 1 and is_photo_table(data[0]):
-        return read_photo_table(spark, data[0])
-    photos = read_images(spark, data, labels=labels)
-    return photos.rows if labels else photos.rows.drop("label"), "content", photos.files
-
-
-def _print_first(
-    rows: "DataFrame",
-    column: str,
-    model: "str | Model",
-    top: int,
-    total: int,
-    fetch: "FetchLimits",
-    *,
-    as_json: bool,
-) -> None:
-    """Label the first few photos and print them."""
+def _print_first(given: "GivenRows", model: "str | Model", top: int, fetch: "FetchLimits", *, as_json: bool) -> None:
+    """Label the first few rows and print them."""
     from pyspark.sql import functions as F  # noqa: N812
 
     from sparkwright.scoring.model_transformer import predict as predict_rows
     from sparkwright.session import worker_errors
 
-    named = next((name for name in ("path", "url", "key") if name in rows.columns), None)
-    first = rows.limit(_SHOWN).select(
-        F.col(named) if named else F.lit("a photo").alias("path"), F.col(column).alias("input")
-    )
+    rows = given.rows.limit(_SHOWN)
+    named = next((name for name in given.shown if name in rows.columns), None)
+    if named is None:
+        numbers = F.array_join(F.slice(given.column, 1, _NUMBERS).cast("array<string>"), ", ")
+        rows = rows.withColumn("path", numbers if given.unit == "rows" else F.lit("a photo"))
+    first = rows.select(F.col(named or "path").cast("string"), F.col(given.column).alias("input"))
     scored = predict_rows(
         first, model, input_column="input", top=top, dropInput=True, maxErrorRate=1.0, fetchLimits=fetch
     )
@@ -127,6 +111,6 @@ def _print_first(
         lines.append(
             f"{row['path']}  {labels}" if error is None else f"{row['path']}  {error['kind']}: {error['message']}"
         )
-    if total > len(shown):
-        lines.append(f"… and {total - len(shown):,} more; --out FOLDER or --out FILE.csv writes them all.")
-    options.show({"rows": total, "predictions": shown}, "\n".join(lines), as_json=as_json)
+    if given.count > len(shown):
+        lines.append(f"… and {given.count - len(shown):,} more; --out FOLDER or --out FILE.csv writes them all.")
+    options.show({"rows": given.count, "predictions": shown}, "\n".join(lines), as_json=as_json)

@@ -35,7 +35,9 @@ def transfer(
     finetune_set: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help="A setting of the fine-tuning (learning_rate=1e-4 …); may be repeated."
+            metavar="NAME=VALUE",
+            help="A setting of the fine-tuning (learning_rate=1e-4 …); may be repeated. With some thousand photos or "
+            "more try batch_norm=averaged: by default BatchNorm keeps the statistics that it came with.",
         ),
     ] = None,
     augment: Annotated[

@@ -7,6 +7,7 @@ whole, or by its unambiguous end.
 import os
 import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,35 @@ def read_columns(spark: "SparkSession", path: str) -> "DataFrame":
             if "UNABLE_TO_INFER_SCHEMA" in str(error) or "FAILED_READ_FILE" in str(error):
                 raise _not_a_table(path) from error
             raise
+
+
+def read_numbers(spark: "SparkSession", path: str, columns: Sequence[str], others: Sequence[str] = ()) -> "DataFrame":
+    """Read a table with columns of numbers; those of CSV, which is all text, become numbers, null where they are none.
+
+    Args:
+        spark: The session.
+        path: CSV with a header, or Parquet, wherever Spark reads.
+        columns: Of numbers, vectors or arrays.
+        others: Columns that must be there too.
+
+    Raises:
+        NotFoundError: Nothing is there.
+        ColumnError: Columns are missing; all of them are named.
+        InputError: It is neither CSV nor Parquet.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    rows = read_columns(spark, path)
+    told = [
+        f"Column `{name}` not found in {rows.columns}.{did_you_mean(name, rows.columns)}"
+        for name in dict.fromkeys((*columns, *others))
+        if name not in rows.columns
+    ]
+    if told:
+        raise ColumnError.listing(f"{path} cannot be used", told)
+    if path.lower().rstrip("/").endswith(CSV):
+        rows = rows.withColumns({name: F.col(f"`{name}`").try_cast("double") for name in columns})
+    return rows
 
 
 def _read_here(path: str, column: str) -> "pa.Table":

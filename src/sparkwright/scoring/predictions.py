@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyspark.sql.types import ArrayType, StructType
+from pyspark.sql.types import ArrayType, BinaryType, StructType, UserDefinedType
 
 from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
@@ -46,8 +46,9 @@ def write_predictions(
     """Predict all rows and write them: Parquet, or one CSV file if `out` ends in ``.csv``.
 
     Written are the rows' columns but the input (paths and URLs stay), and ``prediction``, ``probability``, ``error``;
-    with `top` also the best labels (CSV: ``label_2, probability_2 …``). In CSV several labels of a row are joined by
-    ``;``. Nothing stands under `out` before all rows are there and few enough failed. The driver sees counts alone.
+    with `top` also the best labels (CSV: ``label_2, probability_2 …``). Of the rows' columns CSV has the path or URL
+    and the label; of rows without a path all but arrays and bytes. Several labels of a row are joined by ``;`` there.
+    Nothing stands under `out` before all rows are there and few enough failed. The driver sees counts alone.
     `fetch` limits what a photo may take that lies behind a path or URL. With `failfast` the first row that fails ends
     the job.
 
@@ -180,7 +181,12 @@ def _flat(rows: "DataFrame", top: int | None, input_column: str) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
     first = [name for name in dict.fromkeys(("path", input_column)) if name in rows.columns]
+    if not first:  # rows of numbers, which nothing but their own columns tells apart
+        nested = (ArrayType, StructType, BinaryType, UserDefinedType)
+        own = [field.name for field in rows.schema.fields if not isinstance(field.dataType, nested)]
+        first = [name for name in own if name not in ("prediction", "probability")]
     kept = [*first, *(name for name in ("label", "prediction", "probability") if name in rows.columns)]
+    kept = list(dict.fromkeys(kept))
     several = {field.name for field in rows.schema.fields if isinstance(field.dataType, ArrayType)}
     columns = [
         F.array_join(F.col(name).cast("array<string>"), ";").alias(name) if name in several else F.col(name)

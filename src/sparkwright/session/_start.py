@@ -60,6 +60,9 @@ def start(
     local = master is not None and master.startswith("local")
     if local:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    if "pyspark.sql.connect.session" not in sys.modules:
+        # Left by a process on Spark Connect that started this one: pyspark would take it for its own.
+        os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
     settings = {**_defaults(local, quiet), **(conf or {})}
 
     from pyspark.sql import SparkSession

@@ -331,6 +331,16 @@ def label_text(label: Any) -> str:
 
 
 FINETUNING = TrainingConfig(
-    epochs=10, learning_rate=3e-4, weight_decay=0.05, warmup=1, batch_size=16, sync_every=4, patience=None
+    epochs=10,
+    learning_rate=3e-4,
+    weight_decay=0.05,
+    warmup=1,
+    batch_size=16,
+    sync_every=4,
+    patience=None,
+    batch_norm="frozen",
 )
-"""How a network is fine-tuned if nobody says otherwise: from pre-trained weights, on some thousand photos or fewer."""
+"""How a network is fine-tuned if nobody says otherwise: from pre-trained weights, on some thousand photos or fewer.
+
+BatchNorm keeps the statistics that it came with: in the few steps that so few photos make, new ones would lag behind
+the weights."""

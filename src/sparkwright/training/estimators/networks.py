@@ -38,7 +38,8 @@ def _to_augmentation(value: Any) -> dict[str, Any] | None:
 class _NetworkEstimator(TrainingEstimator):
     """What classifier and regressor share."""
 
-    usual: ClassVar[TrainingConfig] = FINETUNING
+    # The network may have random weights too, which come with no statistics.
+    usual: ClassVar[TrainingConfig] = FINETUNING.replace(batch_norm="averaged")
 
     network = param("network", "network to train: a Network, its name or its path", _to_network)
     newHead = param("newHead", "whether it gets a new output layer", TypeConverters.toBoolean)
