@@ -81,6 +81,15 @@ def test_a_promotion_may_be_asked_for_until_one_epoch():
     assert halving.promotion() == (8, 9)
 
 
+def test_a_promotion_may_be_asked_for_of_so_many_epochs():
+    halving = noted([0.5, 0.6, 0.7])
+    for trial, value in ((7, 0.5), (8, 0.4), (9, 0.6)):
+        halving.note(trial, 9, value, ended=False)
+    assert halving.promotion(most=1.5) is None
+    assert halving.promotion(most=17) == (0, 3)
+    assert halving.promotion(most=18) == (8, 27)
+
+
 def test_who_reached_the_last_rung_goes_nowhere():
     assert promotions(noted([0.1, 0.2, 0.3, 0.4], epoch=27)) == []
 

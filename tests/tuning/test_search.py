@@ -160,7 +160,7 @@ def test_a_search_that_is_done_runs_nothing_again_and_tells_only_its_end_again(t
 
 def test_what_is_kept_of_another_search_is_refused(tmp_path):
     Search(searching(parallel_trials=2), Simulated(), str(tmp_path)).run()
-    with pytest.raises(InputError, match=r"was not to be trained.*overwrite=True"):
+    with pytest.raises(InputError, match=r"job \d+ was .*trial, fold, epoch.*overwrite=True"):
         Search(searching(parallel_trials=2, min_epochs=2), Simulated(), str(tmp_path)).run()
 
 
@@ -336,7 +336,7 @@ def test_the_epochs_are_limited_and_the_best_is_trained_to_its_end():
     for limit in (12, 30, 60):
         trials = Search(searching(trials=500, max_epochs=limit), Simulated(2)).run()
         spent = sum(trial.epochs for trial in trials)
-        assert limit - 9 <= spent <= limit + 9
+        assert limit - 9 <= spent <= (limit if limit > 12 else limit + 9)
         assert [trial for trial in trials if trial.state == "complete"]
 
 

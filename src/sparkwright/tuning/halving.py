@@ -8,6 +8,7 @@ System for Massively Parallel Hyperparameter Tuning*, algorithm 2.
 Nothing here knows who trains, or where the next configuration comes from.
 """
 
+import math
 from typing import Literal
 
 __all__ = ["Halving", "rungs"]
@@ -57,13 +58,16 @@ class Halving:
             values.pop(trial, None)
             gone.discard(trial)
 
-    def promotion(self, epoch: int | None = None) -> tuple[int, int] | None:
+    def promotion(self, epoch: int | None = None, most: float = math.inf) -> tuple[int, int] | None:
         """Return a trial that goes on and until which epoch, of the highest rung that has one; note that it does.
 
         Args:
             epoch: Only one that goes on until there.
+            most: Only one that goes on for at most so many epochs.
         """
         for rung in reversed(range(len(self.rungs) - 1)):
+            if self.rungs[rung + 1] - self.rungs[rung] > most:
+                continue
             while (trial := self._next(rung)) is not None:
                 if trial not in self._ended and epoch not in (None, self.rungs[rung + 1]):
                     break

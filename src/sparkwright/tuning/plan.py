@@ -74,7 +74,8 @@ class Plan:
 
     def decide(self, together: int) -> list[Assignment]:
         """Return the next job: up to `together` assignments of one length and fold; none if there is none for now."""
-        if self._is_over():
+        limit = self._config.time_limit_s
+        if limit is not None and self._seconds >= limit:
             return []
         first = self._next(None)
         if first is None and not self._working and (last := self._halving.last_promotion()):
@@ -90,12 +91,12 @@ class Plan:
         """Take what a job gave.
 
         Raises:
-            InputError: It is none of the jobs that were decided.
             ErrorRateError: More than half of at least ten trials have failed.
         """
         self._seconds = max(self._seconds, result.seconds)
         for measurement, attempts in zip(result.measurements, result.attempts, strict=True):
-            self._working.remove(self._assignment(measurement, result.until))
+            done = (measurement.trial, measurement.fold)
+            self._working = [each for each in self._working if (each.trial, each.fold) != done]
             self._add(measurement, attempts, result.until)
         self._check_failures()
 
@@ -109,11 +110,6 @@ class Plan:
                 self._end(trial, "stopped", "the limit of the search was reached before it went on")
 
     # What comes next
-
-    def _is_over(self) -> bool:
-        """Whether the time is over, or all epochs are spent."""
-        limit = self._config.time_limit_s
-        return (limit is not None and self._seconds >= limit) or self._epochs_left() <= 0
 
     def _epochs_left(self) -> float:
         """Return what trials may still train beyond what they have trained or are about to."""
@@ -132,7 +128,8 @@ class Plan:
                 return fitting[0]
             if like is not None and like.fold > 0:  # what goes on or starts does so with all its folds
                 return None
-            promotion = self._halving.promotion(None if like is None else like.until)
+            most = self._epochs_left() / self._folds
+            promotion = self._halving.promotion(None if like is None else like.until, most)
             if promotion is not None:
                 self._send(*promotion)
             elif not (like is None or like.until == self._halving.rungs[0]) or not self._start():
@@ -199,18 +196,6 @@ class Plan:
         return ""
 
     # What has come of it
-
-    def _assignment(self, measurement: Measurement, until: int) -> Assignment:
-        """Return which of those at work a measurement is of."""
-        wanted = (measurement.trial, measurement.fold, until)
-        for each in self._working:
-            if (each.trial, each.fold, each.until) == wanted:
-                return each
-        raise InputError(
-            f"What is kept of the search does not fit it: trial {measurement.trial} until epoch {until} (fold "
-            f"{measurement.fold}) was not to be trained. Its configuration or the library is another one now; begin "
-            "anew with overwrite=True (--overwrite)."
-        )
 
     def _add(self, measurement: Measurement, attempts: int, until: int) -> None:
         trial = self.trials[measurement.trial]

@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from sparkwright.errors import WorkerError
+from sparkwright.errors import InputError, WorkerError
 from sparkwright.events import Emit, Event, TrialEnded, Warned, ignore
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.plan import Plan
@@ -97,7 +97,9 @@ class Search:
     def _fill(self, pool: ThreadPoolExecutor) -> None:
         """Decide as many jobs as may be known by now, and submit those that have no result."""
         while self._decided < self._wanted() and (job := self._plan.decide(self._together)):
-            if self._decided not in self._recorded:
+            if self._decided in self._recorded:
+                _check_same(job, self._recorded[self._decided])
+            else:
                 self._futures[pool.submit(self._do, job)] = (self._decided, job)
             self._decided += 1
 
@@ -193,6 +195,17 @@ class Search:
 
     def _clock(self) -> float:
         return self._earlier + time.monotonic() - self._started
+
+
+def _check_same(job: Sequence[Assignment], kept: Result) -> None:
+    """Refuse results of other jobs than those that are decided now."""
+    now = [(each.trial, each.fold, each.until) for each in job]
+    then = [(each.trial, each.fold, kept.until) for each in kept.measurements]
+    if now != then:
+        raise InputError(
+            f"What is kept of the search does not fit it: job {kept.job} was {then} (trial, fold, epoch) and is {now} "
+            "now. Its configuration or the library is another one; begin anew with overwrite=True (--overwrite)."
+        )
 
 
 def _is_lost(result: Result) -> bool:
