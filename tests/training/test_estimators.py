@@ -180,3 +180,18 @@ def test_the_epochs_are_chosen_by_spark_s_cross_validation(table: DataFrame) -> 
     evaluator = MulticlassClassificationEvaluator(labelCol="index", metricName="accuracy", probabilityCol="vectors")
     search = CrossValidator(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=0)
     assert max(search.fit(table).avgMetrics) > 0.95
+
+
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")  # pyspark's own
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_rate_is_chosen_by_spark_s_validation_split(table: DataFrame) -> None:
+    from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+    from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit
+
+    estimator = MLPClassifier(labelCol="index", batchSize=16, optimizer="sgd", epochs=4, replicas=1)
+    grid = ParamGridBuilder().addGrid(estimator.learningRate, [1e-6, 0.05]).build()
+    evaluator = MulticlassClassificationEvaluator(labelCol="index", metricName="accuracy", probabilityCol="vectors")
+    search = TrainValidationSplit(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, seed=0)
+    found = search.fit(table)
+    assert found.validationMetrics[1] > max(0.9, found.validationMetrics[0])
+    assert found.bestModel.getModel().lineage["training"]["config"]["learning_rate"] == 0.05
