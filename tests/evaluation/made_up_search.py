@@ -159,10 +159,13 @@ def _document(trials, slots, seed, metric, objectives, rng):
     full = [trial for trial in trials if trial["value"] is not None]
     best = sorted(full, key=lambda trial: -trial["value"] if direction == "max" else trial["value"])[:3]
     candidates = [
-        {"trial": trial["number"], "scores": [trial["value"] - 0.004 + float(rng.normal(0, 0.002)) for _ in range(3)]}
+        {
+            "trial": trial["number"],
+            "scores": {str(seed): trial["value"] - 0.004 + float(rng.normal(0, 0.002)) for seed in (1, 2, 3)},
+        }
         for trial in best
     ]
-    mean = sum(candidates[0]["scores"]) / 3 if candidates else None
+    mean = sum(candidates[0]["scores"].values()) / 3 if candidates else None
     return {
         "metric": metric,
         "direction": direction,

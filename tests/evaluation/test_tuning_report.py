@@ -64,14 +64,28 @@ def test_two_hundred_trials_make_one_sound_small_page(large_page):
 
 
 def test_the_choice_tells_validation_spread_test_and_how_much_the_validation_figure_flattered(large):
-    large = {**large, "candidates": [{"trial": 4, "scores": [0.97, 0.96, 0.98]}], "chosen": 4, "test": 0.962}
+    large = {
+        **large,
+        "candidates": [{"trial": 4, "scores": {"1": 0.97, "2": 0.96, "3": 0.98}}],
+        "chosen": 4,
+        "test": 0.962,
+    }
     interval = {"metric": "accuracy", "validation": 0.97, "test": 0.962, "difference": 0.008, "interval": [-0.01, 0.02]}
     text = Page(page_of({**large, "optimism": interval})).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "Trained again with 3 other seeds it reached 97.00 % (standard deviation 1.00 percentage points)." in text
-    assert "On the test rows, opened once, after the choice: 96.20 % ;" in text
-    assert "the validation figure flattered by 0.80 percentage points." in text
-    assert "0.80 percentage points (95 % interval -1.00 to 2.00): no more than chance may make." in text
+    assert "On the test rows, opened once, after the choice: 96.20 % ." in text
+    assert "The validation figure flattered by 0.80 percentage points." in text
+    assert (
+        "ahead of test rows by 0.80 percentage points (95 % interval -1.00 to 2.00): no more than chance may make."
+        in text
+    )
     assert "The same search again gives the same trials and figures." in text
+
+
+def test_a_tested_loss_is_not_compared_with_that_of_the_search():
+    text = Page(page_of(made_up_search(20, metric="loss"))).text
+    assert "On the test rows, opened once" in text
+    assert "validation figure" not in text
 
 
 def test_every_trial_has_its_row_its_line_and_its_curve(large, large_page):

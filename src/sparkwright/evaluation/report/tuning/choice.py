@@ -70,16 +70,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
         told.append(f"Trained again with {counted(count, 'other seed')} it reached {search.figure(own.mean)}{spread}.")
         told.append("Mean and spread over the seeds decided, not the luckiest figure of the search.")
     if search.test is not None and validation is not None:
-        gap = search.gain(validation, search.test)
-        told.append(f"<b>On the test rows, opened once, after the choice: {search.figure(search.test)}</b>;")
-        told.append(
-            f"the validation figure flattered by {search.difference(gap)}."
-            if gap > 0
-            else f"the validation figure did not flatter: the test figure is better by {search.difference(gap)}."
-        )
-        told += _interval(search)
-        if search.refit:
-            told.append("The tested model was trained on the validation rows as well.")
+        told += _tested(search, validation)
     if search.repeats is not None:
         told.append(
             "The same search again gives the same trials and figures."
@@ -89,15 +80,23 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
     return " ".join(told)
 
 
-def _interval(search: SearchRecord) -> list[str]:
-    """Return how far chance alone may explain the difference of validation and test rows."""
-    if not search.optimism:
-        return []
-    low, high = search.optimism["interval"]
-    name = metric_name(search.optimism["metric"])
-    told = f"In {name} the difference is {100 * search.optimism['difference']:.2f} percentage points"
-    told += f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
-    return [told + (": no more than chance may make." if low <= 0 <= high else ": more than chance would make.")]
+def _tested(search: SearchRecord, validation: float) -> list[str]:
+    """Return the test figure, and by how much that of the validation rows was better."""
+    test = search.test or 0.0
+    told = [f"<b>On the test rows, opened once, after the choice: {search.figure(test)}</b>."]
+    if search.comparable:
+        gap = search.gain(validation, test)
+        told.append(f"The validation figure {'flattered' if gap > 0 else 'was worse'} by {search.difference(gap)}.")
+    if search.optimism:
+        low, high = search.optimism["interval"]
+        told.append(
+            f"In {metric_name(search.optimism['metric'])} validation rows were ahead of test rows by "
+            f"{100 * search.optimism['difference']:.2f} percentage points (95 % interval {100 * low:.2f} to "
+            f"{100 * high:.2f}): {'no more than chance may make' if low <= 0 <= high else 'more than chance makes'}."
+        )
+    if search.refit:
+        told.append("The tested model was trained on the validation rows as well.")
+    return told
 
 
 def _searched(search: SearchRecord) -> str:
@@ -141,9 +140,9 @@ def _candidates_figure(search: SearchRecord, candidates: Sequence[Candidate]) ->
     """Return a line a candidate: its figure with each seed, their mean, and what the search had given."""
     frame = Frame(height=56 + _ROW * len(candidates), left=76, right=20, top=10)
     searched = {trial.number: trial.value for trial in search.trials}
-    figures = [score for each in candidates for score in each.scores]
+    figures = [score for each in candidates for score in each.scores.values()]
     figures += [value for each in candidates if (value := searched.get(each.trial)) is not None]
-    figures += [search.test] if search.test is not None else []
+    figures += [search.test] if search.test is not None and search.comparable else []
     low, high = min(figures), max(figures)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     axis = Axis(low - margin, high + margin, *frame.x)
@@ -156,7 +155,7 @@ def _candidates_figure(search: SearchRecord, candidates: Sequence[Candidate]) ->
     keys = [("validation dot", "chosen, each seed")]
     keys += [("train dot", "others")] if len(candidates) > 1 else []
     keys += [("mean", "mean"), ("pt part", "in the search")]
-    keys += [("test", "test")] if search.test is not None else []
+    keys += [("test", "test")] if search.test is not None and search.comparable else []
     described = ", ".join(f"trial {each.trial} {search.figure(each.mean)}" for each in candidates)
     return figure(frame.svg(f"Candidates: {described}", parts), f"<b>Candidates</b> {legend(keys)}")
 
@@ -166,7 +165,7 @@ def _marks(search: SearchRecord, each: Candidate, value: float | None, axis: Axi
     chosen = each.trial == search.chosen
     kind = "validation" if chosen else "train"
     dots = [("pt part", value, "in the search")] if value is not None else []
-    dots += [(f"dot {kind}", score, f"seed {number}") for number, score in enumerate(each.scores, 1)]
+    dots += [(f"dot {kind}", score, f"seed {seed}") for seed, score in each.scores.items()]
     marks = [
         hover("circle", f'class="{style}" cx="{axis(score)}" cy="{y}" r="4"', f"{told}: {search.figure(score)}")
         for style, score, told in dots
@@ -175,7 +174,7 @@ def _marks(search: SearchRecord, each: Candidate, value: float | None, axis: Axi
         x = axis(each.mean)
         line = f'class="mean" x1="{x}" x2="{x}" y1="{y - 10}" y2="{y + 10}"'
         marks.append(hover("line", line, f"mean: {search.figure(each.mean)}"))
-    if chosen and search.test is not None:
+    if chosen and search.test is not None and search.comparable:
         diamond = f'class="test" d="M{axis(search.test)} {y - 7}l7 7l-7 7l-7 -7z"'
         marks.append(hover("path", diamond, f"test: {search.figure(search.test)}"))
     return marks
@@ -184,18 +183,18 @@ def _marks(search: SearchRecord, each: Candidate, value: float | None, axis: Axi
 def _candidates_table(search: SearchRecord, candidates: Sequence[Candidate]) -> str:
     if not candidates:
         return ""
-    seeds = max(len(each.scores) for each in candidates)
+    seeds = list(dict.fromkeys(seed for each in candidates for seed in each.scores))
     searched = {trial.number: trial.value for trial in search.trials}
     columns = [
         Column("Trial", numeric=False),
         Column("In the search"),
-        *(Column(f"Seed {n + 1}") for n in range(seeds)),
+        *(Column(f"Seed {seed}") for seed in seeds),
         Column("Mean"),
         Column("Deviation"),
     ]
     rows = []
     for each in candidates:
-        scores = [search.figure(score) for score in each.scores] + [NONE] * (seeds - len(each.scores))
+        scores = [search.figure(each.scores.get(seed)) for seed in seeds]
         deviation = search.spread(each.deviation)
         name = f"{each.trial}{' (chosen)' if each.trial == search.chosen else ''}{' (failed)' if each.failure else ''}"
         rows.append([name, search.figure(searched.get(each.trial)), *scores, search.figure(each.mean), deviation])

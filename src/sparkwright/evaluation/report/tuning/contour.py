@@ -24,8 +24,9 @@ def contour_section(search: SearchRecord) -> str:
     """Return the map of the two parameters that matter most; of the first two where that is not known."""
     parameters = {parameter.name: parameter for parameter in parameters_of(search)}
     shares = (search.importance or {}).get("shares", {})
-    names = [name for name in [*shares, *parameters] if name in parameters]
-    pair = [parameters[name] for name in dict.fromkeys(names)][:2]
+    names = [name for name in dict.fromkeys([*shares, *parameters]) if name in parameters]
+    everywhere = [name for name in names if all(parameters[name].of(trial) is not None for trial in search.scored)]
+    pair = [parameters[name] for name in (everywhere if len(everywhere) > 1 else names)[:2]]
     if len(pair) < 2:
         return ""
     pair.sort(key=lambda parameter: bool(parameter.categories))  # names have more room at the side
@@ -33,13 +34,13 @@ def contour_section(search: SearchRecord) -> str:
     if len(trials) < _FEWEST:
         return ""
     x, y = pair
+    which = "The two that matter most" if shares else "Two parameters"
+    which += " of those that all trials have" if 1 < len(everywhere) < len(names) else ""
     note = (
-        f"The two that matter most: {text(x.name)} and {text(y.name)}. Colours between the points are mean ranks of "
-        "the trials around, the nearer the heavier; where no trial was near, none is drawn. Other parameters differ, "
-        "too, so that neighbouring points may disagree."
+        f"{which}: {text(x.name)} and {text(y.name)}. Colours between the points are mean ranks of the trials around, "
+        "the nearer the heavier; where no trial was near, none is drawn. Other parameters differ, too, so that "
+        "neighbouring points may disagree."
     )
-    if not shares:
-        note = note.replace("The two that matter most", "Two parameters")
     keys = f'<span class="legend"><span>mean rank: worst<i class="ramp"></i>best</span></span> {dot_keys(search)}'
     return section("contour", "Two parameters together", figure(_map(search, x, y, trials), keys), note=note)
 

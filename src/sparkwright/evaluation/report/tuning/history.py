@@ -83,7 +83,7 @@ def curves_section(search: SearchRecord) -> str:
     ticks = [(x_axis(value), short(value)) for value in x_axis.ticks(10) if value == int(value)]
     parts = [frame.grid(ticks, y_axis.ticks(6), "epoch", y_axis.title(search.name))]
     ended = Counter(trial.epochs // trial.folds for trial in drawn if trial.state == "stopped")
-    parts += [_rung(frame, x_axis(rung)) for rung in search.rungs if rung <= x_axis.high]
+    parts += [_rung(frame, x_axis(rung)) for rung in search.rungs if rung < x_axis.high]
     strength = strengths(search)
     order = sorted(drawn, key=lambda trial: (trial is search.best, strength.get(trial.number, 0), -trial.number))
     parts.append(

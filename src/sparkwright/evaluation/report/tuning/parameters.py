@@ -67,6 +67,8 @@ def written(value: Any) -> str:
     """Write a value on a parameter's axis: a category as it is, a number with three digits that count."""
     if isinstance(value, str):
         return value
+    if 0 < abs(value) < 1e-4:
+        return short(float(f"{value:.3g}"))
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

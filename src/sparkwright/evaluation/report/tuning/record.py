@@ -86,27 +86,28 @@ def _curve(histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> dic
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration among the best, trained again: its validation figure with each of the seeds, or why it failed."""
+    """A configuration among the best, trained again: seed → its validation figure, or why it failed."""
 
     trial: int
-    scores: Sequence[float] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
     failure: str = ""
 
     @property
     def mean(self) -> float | None:
         """Mean over the seeds."""
-        return fmean(self.scores) if self.scores else None
+        return fmean(self.scores.values()) if self.scores else None
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds; None with fewer than two."""
-        return stdev(self.scores) if len(self.scores) > 1 else None
+        return stdev(self.scores.values()) if len(self.scores) > 1 else None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read a candidate of ``trials.json``; figures that are not finite are left out."""
-        scores = [_finite(score) for score in data.get("scores") or ()]
-        return cls(data["trial"], [score for score in scores if score is not None], data.get("failure") or "")
+        scores = {str(seed): _finite(score) for seed, score in (data.get("scores") or {}).items()}
+        finite = {seed: score for seed, score in scores.items() if score is not None}
+        return cls(data["trial"], finite, data.get("failure") or "")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class SearchRecord:
         space: Parameter → ``{"low", "high", "log"}`` or ``{"choices"}`` or ``{"value"}``, or a list of such for several
             conditions. What it does not say is read from the values.
         objectives: Objective → direction, the metric's first; one alone has no Pareto front.
-        candidates: The best few, trained again, each ``{"trial": number, "scores": [figure of a seed …], "failure"}``.
+        candidates: The best few, trained again, each ``{"trial": number, "scores": {seed: figure}, "failure"}``.
         chosen: The number of the trial that was chosen; None where none could be.
         test: The test figure of the chosen one, found once, after the choice; None without test rows.
         optimism: How much better the validation rows' figure was, ``{"metric", "validation", "test", "difference",
@@ -203,6 +204,11 @@ class SearchRecord:
     def is_share(self) -> bool:
         """Whether the metric is a share, which percentages show."""
         return self.metric.endswith(SHARES)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether test and validation figure are of one kind: a tested model is calibrated, which changes its loss."""
+        return self.metric != "loss"
 
     @property
     def name(self) -> str:

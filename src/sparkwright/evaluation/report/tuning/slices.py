@@ -63,4 +63,6 @@ def _edge(search: SearchRecord, parameter: Parameter) -> str:
     if _EDGE < share < 1 - _EDGE:
         return ""
     end, limit = ("lowest", parameter.low) if share <= _EDGE else ("highest", parameter.high)
+    if limit == 0:  # mostly there is nothing beyond
+        return ""
     return f"{text(parameter.name)} {written(value)} (the {end}: {written(limit)})"
