@@ -16,7 +16,7 @@ from sparkwright.scoring.predictions import write_predictions
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.estimators.heads import MLPClassifier
 
-pytestmark = [pytest.mark.connect, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.connect(only=True), pytest.mark.timeout(120)]
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 3))

@@ -16,7 +16,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.subject import WholeNetwork
 
-pytestmark = [pytest.mark.connect, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.connect(only=True), pytest.mark.timeout(120)]
 
 CONFIG = TrainingConfig(epochs=2, replicas=2, batch_size=8, learning_rate=0.01, sync_every=4, weight_decay=0.01)
 PREPROCESSING = Preprocessing((16, 16), resize="exact", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
