@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sparkwright import session
 from sparkwright.data import splits
-from sparkwright.data.tables import CSV, read_columns
+from sparkwright.data.tables import read_numbers
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.evaluation.evaluate import evaluate
 from sparkwright.events import Address, Channel, Emit, Warned, ignore
@@ -34,12 +34,14 @@ class LabelledRows(ABC):
         columns: Of the features.
         label: Column of the classes.
         unit: What a row is called.
+        scorable: Condition of rows that can be tested on.
     """
 
     rows: "DataFrame"
     columns: tuple[str, ...]
     label: str
     unit: ClassVar[str] = "rows"
+    scorable: ClassVar[str] = "true"
 
     @property
     def test_rows(self) -> "DataFrame":
@@ -47,13 +49,13 @@ class LabelledRows(ABC):
         return self.rows.where("split = 'test'")
 
     def require_test(self) -> None:
-        """Refuse rows none of which is on the test side; looks at no value of such a row.
+        """Refuse rows none of which is on the test side; looks at no feature and no label of such a row.
 
         Raises:
             InputError: No row is there.
         """
         with session.worker_errors():
-            none = self.rows.where("split = 'test'").isEmpty()
+            none = self.test_rows.where(self.scorable).isEmpty()
         if none:
             raise InputError(
                 "No row with features and label is on the test side. Give it some (--split): what is trained here is "
@@ -103,6 +105,7 @@ class FeatureRows(LabelledRows):
     """The rows of a folder of features; those that could not be read have none, and are counted by `describe`."""
 
     unit = "photos"
+    scorable = "error IS NULL AND label IS NOT NULL"
 
     def __init__(self, features: FeatureSet) -> None:
         self.features = features
@@ -249,14 +252,10 @@ def _read(spark: "SparkSession", table: str, columns: Sequence[str], label: str,
     from pyspark.sql import functions as F  # noqa: N812  its usual name
     from pyspark.sql.types import BooleanType
 
-    rows = read_columns(spark, table)
-    named = [*columns, label, *([] if group is None else [group])]
-    missing = [name for name in named if name not in rows.columns]
-    if missing or not columns:
-        told = [f"Column `{name}` not found in {rows.columns}.{did_you_mean(name, rows.columns)}" for name in missing]
-        raise ColumnError.listing(f"{table} cannot be trained on", told or ["No column of features is named."])
-    if table.lower().rstrip("/").endswith(CSV):  # what is no number becomes null, which the training counts and refuses
-        rows = rows.withColumns({name: F.col(f"`{name}`").try_cast("double") for name in columns})
+    if not columns:
+        raise ColumnError("No column of features is named.")
+    # What is no number in CSV becomes null, which the training counts and refuses.
+    rows = read_numbers(spark, table, columns, [label, *([] if group is None else [group])])
     if isinstance(rows.schema[label].dataType, BooleanType):
         rows = rows.withColumn(label, F.col(f"`{label}`").cast("string"))
     return rows

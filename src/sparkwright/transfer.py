@@ -16,20 +16,18 @@ from typing import TYPE_CHECKING, Any
 from sparkwright import session
 from sparkwright.data import splits
 from sparkwright.data.images import Images, read_images
-from sparkwright.errors import ColumnError, InputError
-from sparkwright.evaluation.evaluate import evaluate
-from sparkwright.events import Channel, Emit, Sink, Warned
+from sparkwright.errors import InputError
+from sparkwright.events import Emit, Sink, Warned
+from sparkwright.labelled import FeatureRows, Fractions
 from sparkwright.models import Model
 from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.report_photos import keep_augmented, keep_worst
+from sparkwright.report_photos import keep_augmented
 from sparkwright.run_report import write_run_report
 from sparkwright.runs import CHECKPOINTS, Run, check_folder
-from sparkwright.scoring.feature_set import FeatureSet, open_features
 from sparkwright.scoring.features import featurize, rehearsal
-from sparkwright.scoring.model_transformer import predict
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import FINETUNING, TrainingConfig
@@ -41,10 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FINETUNING", "TransferResult", "load_cut", "read_sides", "train_features", "transfer"]
 
-_EXAMPLES = 5
 _TEST_ADVICE = "Give the test side some of them (--split): what is trained here is tested on rows that it has not seen."
-
-Fractions = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ def transfer(
         tuning = None
         if finetune is not None and finetuning is not None:
             tuning = _Finetuning(sided.where("label IS NOT NULL AND split IS NOT NULL"), finetune, finetuning)
-        model, metrics = job.learn(features, training, cut, lineage, photos, checkpoint_s, tuning)
+        model, metrics = job.learn(FeatureRows(features), training, cut, lineage, photos, checkpoint_s, tuning)
     return TransferResult(run.uri, model, metrics)
 
 
@@ -208,16 +203,10 @@ def train_features(
     """
     check_folder(out, overwrite=overwrite, resume=resume)
     training = training or TrainingConfig(refit=True)
-    found = open_features(spark, features)
-    missing = [name for name in ("label", "split") if name not in found.rows.columns]
-    if missing:
-        raise ColumnError(
-            f"The features in {features} have no column {' and no column '.join(missing)}; they have "
-            f"{found.rows.columns}. Make them with labels and sides: sparkwright featurize … --labels … --split …"
-        )
+    found = FeatureRows.open(spark, features)
     config = {"features": features, "seed": training.seed, "training": training.to_dict()}
     with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
-        lineage = {"features": found.manifest.key.to_dict(), "config": config}
+        lineage = {"features": found.features.manifest.key.to_dict(), "config": config}
         model, metrics = _Job(spark, run).learn(found, training, None, lineage, None, checkpoint_s)
     return TransferResult(run.uri, model, metrics)
 
@@ -299,7 +288,7 @@ class _Job:
 
     def learn(
         self,
-        features: FeatureSet,
+        features: FeatureRows,
         training: TrainingConfig,
         network: Network | None,
         lineage: dict[str, Any],
@@ -310,13 +299,10 @@ class _Job:
         """Train a head on the features, test it once, keep model, metrics and report in the run."""
         head_emit = self._run.emit if tuning is None else EpochsAsProgress(self._run.emit, "training")
         with self.stage("training"):
-            # Rows that could not be read have no features; they are counted in the data summary.
-            rows = features.rows.where("features IS NOT NULL AND label IS NOT NULL AND split IS NOT NULL")
-            if rows.where("split = 'test'").isEmpty():
-                raise InputError(f"No row with features and label is on the test side. {_TEST_ADVICE}")
+            features.require_test()
             classes = None if photos is None else photos.classes
             trained = train(
-                rows,
+                features.rows,
                 training,
                 split="split",
                 classes=classes,
@@ -325,7 +311,7 @@ class _Job:
                 keep_checkpoints=True,  # until the run has ended: what comes now may fail
                 emit=head_emit,
             )
-        lineage = {**lineage, "data": _fingerprint(rows)}
+        lineage = {**lineage, "data": features.fingerprint()}
         model = Model(
             network=network,
             head=trained.head,
@@ -336,7 +322,8 @@ class _Job:
             thresholds=trained.thresholds,
         )
         # The features are there, so the head is all that scores them.
-        scored, test, before = model.replace(network=None), features.rows.where("split = 'test'"), trained.validation
+        scored, before = model.replace(network=None), trained.validation
+        test: DataFrame | None = None
         if tuning is not None:
             trained = self._finetune(model, tuning, checkpoint_s)
             scored = model = model.replace(network=trained.network, head=trained.head, thresholds=trained.thresholds)
@@ -373,94 +360,29 @@ class _Job:
             )
 
     def _measure(
-        self, model: Model, trained: TrainingResult, test: "DataFrame", features: FeatureSet, photos: Images | None
+        self,
+        model: Model,
+        trained: TrainingResult,
+        test: "DataFrame | None",
+        features: FeatureRows,
+        photos: Images | None,
     ) -> dict[str, Any]:
         """Score the test rows, once; return all metrics, and keep predictions and the worst photos in the run."""
-        path = self._run.path("predictions")
-        with Channel(self._run.emit, session.driver_hosts(self._spark)) as channel, session.worker_errors():
-            from_photos = model.network is not None
-            scored = predict(
-                test if from_photos else test.withColumnRenamed("error", "read_error"),
-                model,
-                input_column="content" if from_photos else "features",
-                channel=channel.address,
-                maxErrorRate=1.0,  # photos without features failed before, and within the limit
-                dropInput=True,
-            )
-            # A photo that could not be read says why; that it has no features says nothing.
-            if not from_photos:
-                scored = scored.selectExpr(
-                    *(f"`{name}`" for name in scored.columns if name not in ("error", "read_error")),
-                    "coalesce(read_error, error) AS error",
-                )
-            scored.write.mode("overwrite").parquet(path)
-            predictions = self._spark.read.parquet(path)
-        data = self._describe(features, photos)
-        classes = [str(name) for name in trained.classes]
-        on_train = {name: data["rows"].get("train", {}).get(name, 0) for name in classes}
-        result = evaluate(predictions, classes, threshold=next(iter(model.thresholds), None), training_rows=on_train)
-        keep_worst(self._spark, self._run, predictions, classes)
-        best = trained.history[trained.best_epoch - 1]
+        data = features.describe(self._run.emit)
+        if photos is not None:
+            data["unmatched"] = {"count": photos.unmatched, "examples": list(photos.unmatched_examples)}
+            data["ignored"] = photos.ignored
+        tested = features.test(model, self._run, data, photos=test)
+        made = features.features
         validation = {
-            **best.validation,
+            **trained.validation,
             "rows": trained.rows.get("validation", 0),
             "epoch": trained.best_epoch,
             "temperature": trained.temperature,
         }
         return {
             "validation": validation,
-            "test": result.to_dict(),
+            "test": tested,
             "data": data,
-            "features": {
-                "computed": features.computed,
-                "reused": features.reused,
-                "width": features.manifest.key.width,
-            },
+            "features": {"computed": made.computed, "reused": made.reused, "width": made.manifest.key.width},
         }
-
-    def _describe(self, features: FeatureSet, photos: Images | None) -> dict[str, Any]:
-        """Return the data summary of the report; counts and a few examples are all that comes to the driver."""
-        from pyspark.sql import functions as F  # noqa: N812  its usual name
-
-        failed = features.rows.where("error IS NOT NULL")
-        kinds, examples = {}, []
-        if features.manifest.errors:
-            with session.worker_errors():
-                counted = failed.groupBy("error.kind").count().orderBy(F.desc("count"), "kind").collect()
-                first = failed.orderBy("key").select("path", "error.kind", "error.message").limit(_EXAMPLES).collect()
-            kinds = {row["kind"]: row["count"] for row in counted}
-            examples = [row.asDict() for row in first]
-        counts = splits.split_counts(features.rows)
-        double = splits.find_duplicates(features.rows)
-        if double.across_sides:
-            self._run.emit(
-                Warned(
-                    f"{double.across_sides:,} photos lie on more than one side of the split with the same bytes, for "
-                    f"instance {' and '.join(double.examples[0])}; name groups (--group) to keep them together."
-                )
-            )
-        summary = {
-            "rows": {side: rows for side, rows in counts.items() if side is not None},
-            "errors": {"count": features.manifest.errors, "kinds": kinds, "examples": examples},
-            "duplicates": {
-                "count": double.count,
-                "across_sides": double.across_sides,
-                "examples": [list(pair) for pair in double.examples],
-            },
-        }
-        if photos is not None:
-            summary["unmatched"] = {"count": photos.unmatched, "examples": list(photos.unmatched_examples)}
-            summary["ignored"] = photos.ignored
-        return summary
-
-
-def _fingerprint(rows: "DataFrame") -> dict[str, Any]:
-    """Return how many rows there are, and a hash of photos, labels and sides that no order or partition changes."""
-    from pyspark.sql import functions as F  # noqa: N812  its usual name
-
-    digest = F.sha2(F.concat_ws("/", "sha256", "split", "label"), 256)
-    number = F.conv(F.substring(digest, 1, 15), 16, 10).cast("decimal(20,0)")
-    with session.worker_errors():
-        row = rows.agg(F.count("*"), F.sum(number)).first()
-    count, total = (0, 0) if row is None else (row[0], row[1] or 0)
-    return {"rows": int(count), "fingerprint": f"{int(total) % 2**64:016x}"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F  # noqa: N812
 
+from sparkwright import labelled
 from sparkwright import transfer as main_job
 from sparkwright.events import Warned
 from sparkwright.networks.mlp import mlp
@@ -41,13 +42,13 @@ def features(spark, tmp_path_factory):
 
 def test_other_test_rows_give_the_same_model_with_another_figure(spark, features, tmp_path, monkeypatch):
     evaluated = []
-    evaluate = main_job.evaluate
+    evaluate = labelled.evaluate
 
     def counted(*args, **kwargs):
         evaluated.append(args)
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(main_job, "evaluate", counted)
+    monkeypatch.setattr(labelled, "evaluate", counted)
     honest, swapped = (
         main_job.train_features(spark, folder, str(tmp_path / str(n)), CONFIG) for n, folder in enumerate(features)
     )
