@@ -183,9 +183,9 @@ def shared(given: argparse.Namespace) -> dict[str, Any]:
 
 def killed(given: argparse.Namespace) -> dict[str, Any]:
     """Return whether a search whose workers are killed ends with the trials of one that is left alone."""
-    alone, disturbed = run("alone:0", given), run("alone:5", given)
-    same = {name: alone[name] == disturbed[name] for name in ("best", "scores", "states")}
-    return {"same": same, "alone": alone, "disturbed": disturbed}
+    left, disturbed = run("alone:0", given), run("alone:5", given)
+    same = {name: left[name] == disturbed[name] for name in ("best", "scores", "states")}
+    return {"same": same, "killed": len(disturbed["lost"]), "alone": left, "disturbed": disturbed}
 
 
 def a_minute(found: dict[str, Any]) -> float:
@@ -367,47 +367,45 @@ def plain(given: argparse.Namespace, jobs: str, how: str) -> dict[str, Any]:
 
 
 def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
-    """Search in the deterministic mode; kill a worker that is at work after every eighth measurement, so often."""
-    from sparkwright.events import Event, TrialMeasured
+    """Search in the deterministic mode; so often a job loses its worker, after every eighth measurement."""
+    from sparkwright.events import Event, TrialMeasured, Warned
     from sparkwright.tuning.tune import search_rows
 
     path, config = small_heads(given)
-    due: queue.Queue[float] = queue.Queue()
-    measured = 0
+    due: queue.Queue[int] = queue.Queue()
+    measured, lost = 0, list[str]()
 
     def emit(event: Event) -> None:
         nonlocal measured
-        measured += isinstance(event, TrialMeasured)
-        if isinstance(event, TrialMeasured) and measured % (2 if given.small else 8) == 0:
-            due.put(measured)
+        if isinstance(event, Warned):
+            lost.append(event.message)
+        elif isinstance(event, TrialMeasured):
+            measured += 1
+            if measured % (2 if given.small else 8) == 0:
+                due.put(measured)
 
-    struck: list[int] = []
-    thread = threading.Thread(target=kill, args=(due, int(kills), struck), daemon=True)
     spark = session(2)
-    thread.start()
-    config = dataclasses.replace(config, parallel_trials=2, sampler="tpe", min_epochs=2 if given.small else 6)
+    threading.Thread(target=kill, args=(due, int(kills), lost), daemon=True).start()
+    config = dataclasses.replace(config, parallel_trials=2, sampler="tpe", min_epochs=1 if given.small else 6)
     found = search_rows(spark.read.parquet(str(path)), config, split="split", emit=emit)
     spark.stop()
-    scores = [trial.value for trial in found.trials]
     return {
         **told(found.trials),
-        "killed": len(struck),
-        "lost": sum(trial.attempts - len(trial.jobs) for trial in found.trials),
+        "lost": lost,
         "best": [found.chosen.trial, found.chosen.values],
-        "scores": scores,
+        "scores": [trial.value for trial in found.trials],
     }
 
 
-def kill(due: "queue.Queue[float]", kills: int, struck: list[int]) -> None:
-    """Kill a worker of Spark below this process whenever it is due."""
-    while len(struck) < kills:
+def kill(due: "queue.Queue[int]", kills: int, lost: list[str]) -> None:
+    """Kill a worker of Spark below this process whenever it is due, until a job of the search has lost its own."""
+    for number in range(kills):
         due.get()
-        for _ in range(1000):
-            if victims := workers():
-                victims[0].kill()
-                struck.append(victims[0].pid)
-                break
-            time.sleep(0.005)
+        while len(lost) <= number:
+            for victim in workers()[:1]:
+                with contextlib.suppress(psutil.Error):
+                    victim.kill()
+            time.sleep(0.3)
 
 
 def workers() -> list[psutil.Process]:
