@@ -153,6 +153,10 @@ def _range_problems(config: TuningConfig) -> list[str]:
         problems.append(
             f"`min_epochs` ({config.min_epochs}) must not be more than the epochs of a trial ({config.base.epochs})."
         )
+    if config.folds is not None and config.base.threshold_metric is not None:
+        problems.append(
+            "`threshold_metric` looks at validation rows, of which `folds` leave none for the last training."
+        )
     if not problems and config.folds is not None and config.base.validation_fraction:
         problems.append("`folds` and `validation_fraction` exclude each other: each fold validates once.")
     return problems
@@ -165,12 +169,11 @@ def _name_problems(config: TuningConfig) -> list[str]:
         if isinstance(value, str) and value not in known:
             listed = ", ".join(known)
             problems.append(f"`{name}` must be one of {listed}, not {value!r}.{did_you_mean(value, known)}")
-    metrics = tuple(METRICS[config.base.task])
-    known = (*metrics, *COSTS)
+    figures = (*METRICS[config.base.task], *COSTS)
     for name in config.objectives:
-        if name not in known:
-            listed = ", ".join(known)
-            problems.append(f"`objectives` are of {listed}; there is no {name!r}.{did_you_mean(name, known)}")
+        if name not in figures:
+            listed = ", ".join(figures)
+            problems.append(f"`objectives` are of {listed}; there is no {name!r}.{did_you_mean(name, figures)}")
     if config.objectives[0] in COSTS:
         problems.append("The first of `objectives` must be a metric of the validation rows; it chooses the trials.")
     if len(set(config.objectives)) < len(config.objectives):

@@ -9,9 +9,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812  its usual name
 
 from sparkwright import storage
-from sparkwright.data.local import column_names, is_local, to_arrow
+from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, Progress, Sink, StageEnded, StageStarted, ignore
 from sparkwright.labelled import FeatureRows, Fractions, LabelledRows, TableRows
@@ -39,7 +41,7 @@ from sparkwright.tuning.trial_task import augmented
 from sparkwright.tuning.trials import Trial
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
     from sparkwright.data.local import LocalTable
 
@@ -331,10 +333,10 @@ def _runner(
     common = common | {"folds": config.folds, "costs": config.costs, "together": config.together}
     kept = storage.join(folder, TUNING)
     runner: Runner
-    if is_local(rows):
-        runner = LocalRunner(rows, config.base, kept, columns, **common)
-    else:
+    if isinstance(rows, DataFrame):
         runner = SparkRunner(rows, config.base, kept, columns, **common)
+    else:
+        runner = LocalRunner(rows, config.base, kept, columns, **common)
     try:
         yield runner
     except BaseException:
@@ -365,21 +367,19 @@ def _train(
         rows, split = _untested(rows, split), None
         found = round(median(chosen.epochs))
         own = as_it_was(own, trial.history).replace(epochs=found, patience=None, refit=False)
-    if is_local(rows):
-        return fit_table(rows, own, split=split, **common)
-    return train(rows, own, split=split, keep_checkpoints=run is not None, **common)
+    if isinstance(rows, DataFrame):
+        return train(rows, own, split=split, keep_checkpoints=run is not None, **common)
+    return fit_table(rows, own, split=split, **common)
 
 
 def _untested(rows: "DataFrame | LocalTable", split: str | None) -> "DataFrame | LocalTable":
     """Return the rows that are not on the test side."""
     if split is None:
         return rows
-    if is_local(rows):
-        table = to_arrow(rows, column_names(rows))
-        return table.filter(pc.fill_null(pc.not_equal(table[split], "test"), True))
-    from pyspark.sql import functions as F  # noqa: N812  its usual name
-
-    return rows.where(F.col(f"`{split}`").eqNullSafe("test") == F.lit(False))
+    if isinstance(rows, DataFrame):
+        return rows.where(F.col(f"`{split}`").eqNullSafe("test") == F.lit(False))
+    table = to_arrow(rows, column_names(rows))
+    return table.filter(pc.fill_null(pc.not_equal(table[split], "test"), True))
 
 
 @contextlib.contextmanager
