@@ -377,7 +377,7 @@ def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
 
     def emit(event: Event) -> None:
         nonlocal measured
-        if isinstance(event, Warned):
+        if isinstance(event, Warned) and "lost its worker" in event.message:
             lost.append(event.message)
         elif isinstance(event, TrialMeasured):
             measured += 1
