@@ -1,0 +1,88 @@
+"""A search on rows ends with the chosen configuration, trained as if nothing had come before."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sparkwright.errors import InputError
+from sparkwright.events import TrialStarted
+from sparkwright.training.arrays import fit_table
+from sparkwright.training.config import TrainingConfig
+from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.space import configure
+from sparkwright.tuning.tune import check_heads, search_rows
+
+pytestmark = pytest.mark.timeout(60)
+
+SEARCH = TuningConfig(
+    {"learning_rate": {"low": 0.001, "high": 0.3, "log": True}, "hidden": [[], [6]]},
+    trials=4,
+    base=TrainingConfig(epochs=4, replicas=2, batch_size=8),
+    objectives=("accuracy",),
+    candidates=2,
+    seeds=2,
+    parallel_trials=2,
+    together="trial",
+)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(150, 3)).astype(np.float32)
+    side = np.array(["train", "validation", "test"])[np.arange(150) % 3]
+    return {"features": x, "label": np.where(x[:, 0] > x[:, 1], "a", "b"), "split": side}
+
+
+def test_the_chosen_one_is_trained_as_it_would_be_alone_and_a_search_that_goes_on_repeats_no_trial(rows, tmp_path):
+    first, again = [], []
+    found = search_rows(rows, SEARCH, split="split", run=str(tmp_path), emit=first.append)
+    assert found.chosen in found.candidates
+    assert {seed for candidate in found.candidates for seed in candidate.scores} == {1, 2}
+    alone = fit_table(rows, configure(SEARCH.base, found.chosen.values), split="split")
+    assert found.trained.head.fingerprint() == alone.head.fingerprint()
+    assert found.validated == 50
+    assert sum(isinstance(event, TrialStarted) for event in first) == 4
+    repeated = search_rows(rows, SEARCH, split="split", run=str(tmp_path), emit=again.append)
+    assert not any(isinstance(event, TrialStarted) for event in again)
+    assert (repeated.candidates, repeated.chosen) == (found.candidates, found.chosen)
+    assert [trial.to_dict() for trial in repeated.trials] == [trial.to_dict() for trial in found.trials]
+
+
+def test_with_folds_all_rows_train_in_the_end_for_the_epochs_that_were_found(rows):
+    found = search_rows(rows, replace(SEARCH, folds=2, trials=2), split="split")
+    assert found.trained.rows == {"train": 100}
+    assert found.validated == 100
+    epochs = sorted(found.chosen.epochs)
+    assert len(epochs) == 4, "two seeds of two folds"
+    assert len(found.trained.history) == round((epochs[1] + epochs[2]) / 2)
+
+
+def test_without_validation_rows_nothing_is_searched(rows):
+    with pytest.raises(InputError, match="nothing says which rows validate"):
+        search_rows(rows, SEARCH)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": TrainingConfig(task="regression"), "objectives": ()}, "A run tunes a classifier"),
+        ({"space": {"augmentation": ["photos"]}}, "`augmentation` needs whole networks"),
+        ({"folds": 3, "base": TrainingConfig(threshold_metric="f1")}, "`folds` leave none for the last training"),
+        ({"objectives": ("accuracy", "accuracy")}, "`objectives` names one twice"),
+        ({"max_seconds_per_row": 0}, "`max_seconds_per_row` must be None or above 0; it is 0"),
+    ],
+)
+def test_what_a_run_cannot_search_is_refused_at_once(changes, message):
+    with pytest.raises(InputError, match=message):
+        check_heads(replace(SEARCH, **changes))
+
+
+def test_a_configuration_says_what_it_stands_for():
+    config = TuningConfig(objectives=("accuracy", "parameters"), max_parameters=1000)
+    assert config.base.monitor == "accuracy"
+    assert config.directions == {"accuracy": "max", "parameters": "min"}
+    assert config.costs == ("parameters",)
+    assert config.first_rung == 2
+    assert config.to_dict()["space"] == TuningConfig(space="head").to_dict()["space"]
