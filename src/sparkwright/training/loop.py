@@ -223,8 +223,20 @@ class Loop:
         """Return how many rows each replica of the training has."""
         if saved is not None:
             return np.array(saved.facts["counts"])
-        summed = self._summed(lambda: [{replica.index: float(len(replica.shard.order))} for replica in replicas])
+
+        def rows() -> list[Tensor]:
+            found = self._zeros(len(replicas))
+            for vector, replica in zip(found, replicas, strict=True):
+                vector[replica.index] = len(replica.shard.order)
+            return found
+
+        summed: NDArray[np.float64] = self.transport.sum_of(rows).numpy()
         return summed[: self.transport.replicas]
+
+    def _zeros(self, count: int) -> list[Tensor]:
+        """Return what is summed: an element for each replica, the task's sums of both sides, bytes sent and saved."""
+        size = self.transport.replicas + 2 * self.task.sums + 2
+        return [torch.zeros(size, dtype=torch.float64) for _ in range(count)]
 
     def _epoch(
         self, state: "_State", epoch: int, validation: Mapping[int, Shard] | None
@@ -350,41 +362,23 @@ class Loop:
         self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None, cost: "_Cost"
     ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float], NDArray[np.float64]]:
         """Return each replica's sum of losses, metrics of the training and validation rows, bytes sent and saved."""
-        count, width = self.transport.replicas, self.task.sums
+        ends = self.transport.replicas + self.task.sums * np.arange(3)
 
-        def sums() -> list[dict[int, float]]:
-            found = []
-            for replica in replicas:
+        def sums() -> list[Tensor]:
+            found = self._zeros(len(replicas))
+            for vector, replica in zip(found, replicas, strict=True):
                 replica.end_epoch()
-                own = {replica.index: replica.loss_sum}
-                own |= {count + place: value for place, value in enumerate(replica.sums.tolist())}
+                vector[replica.index] = replica.loss_sum
+                vector[ends[0] : ends[1]] = replica.sums
                 if validation is not None:
                     with replica.average.in_place(replica.flat):
                         measured = _measure(replica, validation[replica.index], self.task, self.transport)
-                    own |= {count + width + place: value for place, value in enumerate(measured.tolist())}
-                found.append(own)
-            found[0] |= {count + 2 * width + place: value for place, value in enumerate(cost.spent()[2:])}
+                    vector[ends[1] : ends[2]] = measured
+            found[0][ends[2] :] = torch.tensor(cost.spent()[2:], dtype=torch.float64)
             return found
 
-        losses, trained, validated, sent = np.split(self._summed(sums), count + width * np.arange(3))
+        losses, trained, validated, sent = np.split(self.transport.sum_of(sums).numpy(), ends)
         return losses, self.task.metrics(trained), self.task.metrics(validated) if validation is not None else {}, sent
-
-    def _summed(self, local: Callable[[], Sequence[Mapping[int, float]]]) -> NDArray[np.float64]:
-        """Sum vectors over all replicas, given by their elements that are not 0.
-
-        They hold an element for each replica, the task's sums of both sides, bytes sent and saved.
-        """
-
-        def vectors() -> list[Tensor]:
-            made = []
-            for part in local():
-                vector = torch.zeros(self.transport.replicas + 2 * self.task.sums + 2, dtype=torch.float64)
-                vector[list(part)] = torch.tensor(list(part.values()), dtype=torch.float64)
-                made.append(vector)
-            return made
-
-        summed: NDArray[np.float64] = self.transport.sum_of(vectors).numpy()
-        return summed
 
 
 @dataclass
