@@ -40,9 +40,10 @@ from sparkwright.tuning.head_passes import HeadPasses
 
 __all__ = ["TOGETHER", "TOLERANCE", "Ended", "heads_at_once", "structure_key", "train_together"]
 
-TOLERANCE = 1e-3
-"""By how much, relative to 1 and more, losses of an epoch may differ from those of a training alone; accuracies by one
-row in a thousand, and weights at the end by as much as their own deviation times this."""
+TOLERANCE = 1e-4
+"""How far an epoch's losses and metrics may be from those of a training alone (relative; absolute below 1), and weights
+at the end from its weights, in their deviations. Most are a hundredth of that; but a row between two classes may fall to
+the other one."""
 
 TOGETHER = 16
 """Heads that a job trains, where they are small."""
@@ -66,8 +67,8 @@ def structure_key(config: TrainingConfig) -> str | None:
 def heads_at_once(config: TrainingConfig, parameters: int) -> int:
     """Return how many heads a job should train if nobody says it: 1 where there is little to share.
 
-    What heads share (rows, random numbers) costs a step as much as some hundred thousand weights do. Above a million
-    weights a head gains little, and the search decides better with results that come one by one.
+    What heads share (rows, random numbers, the start of a job) takes as long as the products of some hundred thousand
+    weights. Above a million weights little is gained, and a search decides better by results that come one by one.
 
     Args:
         config: Of a trial.
