@@ -42,6 +42,7 @@ _HOME = {
     "TrainingConfig": "sparkwright.training.config",
     "TrainingResult": "sparkwright.training.result",
     "Tuner": "sparkwright.tuning.tuner",
+    "TuningConfig": "sparkwright.tuning.config",
     "WholeNetwork": "sparkwright.training.subject",
     "evaluate": "sparkwright.evaluation.evaluate",
     "evaluate_multilabel": "sparkwright.evaluation.evaluate",
@@ -67,6 +68,7 @@ _HOME = {
     "start": "sparkwright.session",
     "train": "sparkwright.training.cluster.fit",
     "trust": "sparkwright.networks.factory",
+    "tune": "sparkwright.tuning.tune",
     "unregister": "sparkwright.scoring.sql",
 }
 
