@@ -10,6 +10,7 @@
       checkpoints/    of the training, until the run has ended well
       tuning/         of a search: what it goes on from, and Optuna's journal
       trials.json     of a search: all that it tried
+      importance.json of a search: how much each parameter matters, for its report
 
 One process at a time works in it. The folder may lie anywhere `sparkwright.storage` writes. Events of a run that
 is not on this machine's disk are kept in a temporary file and copied at the end of every stage.

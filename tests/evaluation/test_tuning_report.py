@@ -73,7 +73,7 @@ def test_the_choice_tells_validation_spread_test_and_how_much_the_validation_fig
     interval = {"metric": "accuracy", "validation": 0.97, "test": 0.962, "difference": 0.008, "interval": [-0.01, 0.02]}
     text = Page(page_of({**large, "optimism": interval})).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "Trained again with 3 other seeds it reached 97.00 % (standard deviation 1.00 percentage points)." in text
-    assert "On the test rows, opened once, after the choice: 96.20 % ." in text
+    assert "On the test rows, opened once, after the choice: accuracy 96.20 % ." in text
     assert "The validation figure flattered by 0.80 percentage points." in text
     assert (
         "ahead of test rows by 0.80 percentage points (95 % interval -1.00 to 2.00): no more than chance may make."

@@ -83,7 +83,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
 def _tested(search: SearchRecord, validation: float) -> list[str]:
     """Return the test figure, and by how much that of the validation rows was better."""
     test = search.test or 0.0
-    told = [f"<b>On the test rows, opened once, after the choice: {search.figure(test)}</b>."]
+    told = [f"<b>On the test rows, opened once, after the choice: {search.name} {search.figure(test)}</b>."]
     if search.comparable:
         gap = search.gain(validation, test)
         told.append(f"The validation figure {'flattered' if gap > 0 else 'was worse'} by {search.difference(gap)}.")

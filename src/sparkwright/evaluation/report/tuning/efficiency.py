@@ -22,7 +22,7 @@ from sparkwright.evaluation.report.tuning.score import line_keys, strengths
 
 __all__ = ["efficiency_section"]
 
-_GRID = 4  # values of a number in the grid that the search is compared with
+_GRID = 5  # values of a number in the grid that the search is compared with
 _DRAWN = 1500  # stretches of work; of more, those that touch in the picture are drawn as one
 _PAUSE = 0.2  # of all the time: what no slot worked for longer is a pause of the whole search, and left out
 _LANE = 18  # pixels
