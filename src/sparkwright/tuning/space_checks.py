@@ -117,7 +117,7 @@ def value_problems(name: str, value: Any) -> list[str]:
         return []
     if name in _WIDTHS:
         least = 0 if name == "hidden.layers" else 1
-        held = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+        held = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
         return [] if held else [f"`{name}` must be a whole number of at least {least}, not {value!r}."]
     if (name == "hidden" and isinstance(value, Integral)) or (name == "quantiles" and is_number(value)):
         value = [value]
@@ -183,7 +183,7 @@ def _parent_problems(parent: str, values: list[Any], found: Mapping[str, tuple[D
 def _can_be(dimension: Dimension, value: Any) -> bool:
     if isinstance(dimension, Int):
         try:
-            return dimension.parameter_of(value) == value
+            return bool(dimension.parameter_of(value) == value)
         except LookupError:
             return False
         except TypeError:  # low or high is no number, which is said elsewhere
