@@ -42,8 +42,8 @@ __all__ = ["TOGETHER", "TOLERANCE", "Ended", "heads_at_once", "structure_key", "
 
 TOLERANCE = 1e-4
 """How far an epoch's losses and metrics may be from those of a training alone (relative; absolute below 1), and weights
-at the end from its weights, in their deviations. Most are a hundredth of that; a row between two classes may fall to the
-other one."""
+at the end from its weights, in their deviations. Most are a hundredth of that; a row between two classes may fall to
+the other one."""
 
 TOGETHER = 16
 """Heads that a job trains, where they are small."""
