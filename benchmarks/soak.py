@@ -207,10 +207,13 @@ def left_behind(token: str, seconds: float = 45) -> list[str]:
     """Return the command lines of processes that outlive their run."""
     deadline = time.monotonic() + seconds
     while True:
-        found = [process for process in of_soak(token) if process.is_running()]
-        found = [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+        found = []
+        for process in of_soak(token):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline())[:200])
         if not found or time.monotonic() > deadline:
-            return [" ".join(process.cmdline())[:200] for process in found]
+            return found
         time.sleep(0.5)
 
 
