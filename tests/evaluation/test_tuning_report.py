@@ -17,6 +17,8 @@ from sparkwright.evaluation.report.tuning.importance import importance_section
 from sparkwright.evaluation.report.tuning.parameters import parameters_of
 from sparkwright.evaluation.report.tuning.pareto import front
 from sparkwright.evaluation.report.tuning.score import ScoreAxis
+from sparkwright.run_report import write_run_report
+from sparkwright.training.config import TrainingConfig
 
 SECTIONS = [
     "The chosen configuration",
@@ -273,6 +275,26 @@ def test_ticks_are_short_round_and_in_order():
     ]
     assert [Axis(1e-4, 1, 0, 100, log=True)(x) for x in (1e-4, 1e-2, 1)] == [0, 50, 100]
     assert [Categories(("a", "b"), 0, 100)(x) for x in "ab"] == [25, 75]
+
+
+def test_a_runs_report_keeps_the_importance_until_the_trials_are_others(tmp_path, monkeypatch):
+    measured = []
+    found = {"method": "forest", "trials": 5, "shares": {"dropout": 1.0}, "explained": 0.9}
+    monkeypatch.setattr("sparkwright.run_report.measure_importance", lambda search: measured.append(search) or found)
+    config = {"features": "features", "training": TrainingConfig().to_dict()}
+    document = {"command": "train", "config": config, "versions": {}}
+    metrics = {"seconds": {"training": 1.0}}
+    files = {"config.json": document, "metrics.json": metrics, "trials.json": made_up_search(5)}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "events.jsonl").touch()
+    for _ in range(2):
+        write_run_report(str(tmp_path))
+    assert len(measured) == 1
+    assert "How much each parameter matters" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "trials.json").write_text(json.dumps(made_up_search(6)))
+    write_run_report(str(tmp_path))
+    assert len(measured) == 2
 
 
 def test_chromium_fits_the_search_into_wide_and_narrow_windows(chromium, large_page, tmp_path):  # noqa: F811
