@@ -265,12 +265,14 @@ def of_features(given: argparse.Namespace, name: str) -> dict[str, Any]:
     """Search for a head on a set's features in the library's space, on five folds of the rows that train."""
     from head_defaults import FOLDS, load
 
+    from sparkwright.training.config import TrainingConfig
     from sparkwright.tuning.config import TuningConfig
 
     data = load(given.features, name)
     kept = ~data["test"]
     write(given.scratch / name, data["x"][kept], data["y"][kept], np.full(kept.sum(), "train"))
-    config = TuningConfig(trials=4 if given.small else 100, folds=FOLDS, parallel_trials=2)
+    trials, base = (4, TrainingConfig(epochs=3)) if given.small else (100, TrainingConfig())
+    config = TuningConfig(trials=trials, base=base, folds=FOLDS, parallel_trials=2)
     return search(given, given.scratch / name, config, name)
 
 
