@@ -18,6 +18,7 @@ _REACH = 0.08  # of an axis: how far a trial's figure counts, the deviation of a
 _SEEN = 2.2  # deviations: where no trial is nearer, nothing is drawn
 _LEVELS = 8
 _FEWEST = 6  # trials
+_COMMON = 0.8  # of the trials: so many must have a parameter, or the map would show too few
 
 
 def contour_section(search: SearchRecord) -> str:
@@ -25,8 +26,8 @@ def contour_section(search: SearchRecord) -> str:
     parameters = {parameter.name: parameter for parameter in parameters_of(search)}
     shares = (search.importance or {}).get("shares", {})
     names = [name for name in dict.fromkeys([*shares, *parameters]) if name in parameters]
-    everywhere = [name for name in names if all(parameters[name].of(trial) is not None for trial in search.scored)]
-    pair = [parameters[name] for name in (everywhere if len(everywhere) > 1 else names)[:2]]
+    common = [name for name in names if _coverage(search, parameters[name]) >= _COMMON]
+    pair = [parameters[name] for name in (common if len(common) > 1 else names)[:2]]
     if len(pair) < 2:
         return ""
     pair.sort(key=lambda parameter: bool(parameter.categories))  # names have more room at the side
@@ -35,7 +36,7 @@ def contour_section(search: SearchRecord) -> str:
         return ""
     x, y = pair
     which = "The two that matter most" if shares else "Two parameters"
-    which += " of those that all trials have" if 1 < len(everywhere) < len(names) else ""
+    which += " of those that most trials have" if 1 < len(common) < len(names) else ""
     note = (
         f"{which}: {text(x.name)} and {text(y.name)}. Colours between the points are mean ranks of the trials around, "
         "the nearer the heavier; where no trial was near, none is drawn. Other parameters differ, too, so that "
@@ -43,6 +44,11 @@ def contour_section(search: SearchRecord) -> str:
     )
     keys = f'<span class="legend"><span>mean rank: worst<i class="ramp"></i>best</span></span> {dot_keys(search)}'
     return section("contour", "Two parameters together", figure(_map(search, x, y, trials), keys), note=note)
+
+
+def _coverage(search: SearchRecord, parameter: Parameter) -> float:
+    """Return the share of the trials that have a parameter."""
+    return sum(parameter.of(trial) is not None for trial in search.scored) / max(1, len(search.scored))
 
 
 def _map(search: SearchRecord, x: Parameter, y: Parameter, trials: list[TrialRecord]) -> str:
@@ -53,7 +59,7 @@ def _map(search: SearchRecord, x: Parameter, y: Parameter, trials: list[TrialRec
     parts = [_cells(frame, levels)]
     parts.append(frame.grid(x.ticks(x_axis, 8), y.ticks(y_axis, 6), _title(x), _title(y), lines=False))
     for trial in reversed(trials):
-        parts.append(dot(search, trial, x_axis(x.of(trial)), y_axis(y.of(trial)), search.figure(trial.value)))
+        parts.append(dot(search, trial, x.place(x_axis, trial), y.place(y_axis, trial), search.figure(trial.value)))
     return frame.svg(f"{search.name} by {x.name} and {y.name}", parts)
 
 

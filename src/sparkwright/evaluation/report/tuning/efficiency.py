@@ -171,5 +171,5 @@ def _told(work: _Work) -> str:
 
 def _strip_caption(search: SearchRecord, work: Sequence[_Work], lanes: Sequence[Sequence[_Work]], paused: float) -> str:
     told = f"<b>Slots at work</b> {line_keys(search, 'box')} &ensp;{counted(len(work), 'job')}"
-    told += f", at most {len(lanes)} at a time. What is white is waiting."
+    told += f", at most {len(lanes)} at a time. Gaps are waiting."
     return told + (f" A pause of the whole search, {seconds(paused)}, is left out." if paused else "")

@@ -12,6 +12,7 @@ from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecor
 __all__ = ["Parameter", "common", "constants", "parameters_of", "written"]
 
 _FEW = 8  # whole numbers that lie so near each other are drawn as categories
+_SPREAD, _WIDEST = 0.5, 120  # share of a category's band, and pixels of a band, over which points are spread
 _LOG_SPAN = 50  # numbers above 0 that span more stand on a logarithmic axis, where the space says nothing of it
 
 
@@ -51,6 +52,15 @@ class Parameter:
             every = -(-len(axis.names) // 14)  # of many categories, some
             return [(axis(name), cut(name, letters)) for name in axis.names[::every]]
         return [(axis(value), short(value)) for value in axis.ticks(about) if not self.whole or value == int(value)]
+
+    def place(self, axis: Axis | Categories, trial: TrialRecord) -> float:
+        """Return where a trial's point stands, in pixels; in a category's band points lie apart."""
+        value = self.of(trial)
+        if not isinstance(axis, Categories):
+            return axis(value)
+        band = min(abs(axis.end - axis.start) / len(axis.names), _WIDEST)
+        # Multiples of the golden ratio spread evenly, however many there are.
+        return round(axis(value) + (trial.number * 0.618034 % 1 - 0.5) * _SPREAD * band, 1)
 
     def share(self, value: Any) -> float:
         """Return how far along its axis a value is, 0…1."""

@@ -1,6 +1,5 @@
 """Each parameter by itself against the figure."""
 
-from sparkwright.evaluation.report.axes import Categories
 from sparkwright.evaluation.report.markup import counted, figure, section, text
 from sparkwright.evaluation.report.tuning.frame import Frame
 from sparkwright.evaluation.report.tuning.parameters import Parameter, common, parameters_of, written
@@ -10,7 +9,6 @@ from sparkwright.evaluation.report.tuning.score import ScoreAxis, dot, dot_keys
 __all__ = ["slices_section"]
 
 _EDGE = 0.04  # of an axis: what lies so near its end lies at it
-_SPREAD = 0.5  # of a category's band: over which its points are spread by number, so that they lie apart
 
 
 def slices_section(search: SearchRecord) -> str:
@@ -39,13 +37,8 @@ def _slice(search: SearchRecord, parameter: Parameter) -> str:
     parts = [frame.grid(parameter.ticks(axis, about, letters), score.ticks())]
     drawn = [trial for trial in reversed(search.scored) if parameter.of(trial) is not None]
     for trial in drawn:
-        value = parameter.of(trial)
-        x = axis(value)
-        if isinstance(axis, Categories):  # spread evenly by number: the golden ratio leaves no two alike
-            band = (frame.x[1] - frame.x[0]) / len(axis.names)
-            x = round(x + (trial.number * 0.618034 % 1 - 0.5) * min(_SPREAD * band, 60), 1)
-        told = f"{search.figure(trial.value)} with {written(value)}"
-        parts.append(dot(search, trial, x, score(trial.value or 0.0), told))
+        told = f"{search.figure(trial.value)} with {written(parameter.of(trial))}"
+        parts.append(dot(search, trial, parameter.place(axis, trial), score(trial.value or 0.0), told))
     said = f"best {len(search.top)}: {text(common(parameter, search.top))}" if search.top else ""
     absent = len(search.scored) - len(drawn)
     said += f"{'; ' if said else ''}{counted(absent, 'trial')} without it" if absent else ""
