@@ -11,7 +11,7 @@ TUNING = Path(__file__).parents[1] / "tuning"
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_a_search_whose_workers_are_killed_five_times_has_the_same_trials_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,7 +26,7 @@ def test_a_search_whose_workers_are_killed_five_times_has_the_same_trials_and_sc
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
