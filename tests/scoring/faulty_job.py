@@ -1,4 +1,4 @@
-"""A job that a test runs in a process of its own, to do something to it: features of numbered photos.
+"""A job that a test runs, mostly in a process of its own to do something to it: features of numbered photos.
 
 Arguments: master, output folder, rows, partitions, Spark settings (``key=value`` …). Writes a JSON line when it starts
 and one when it has ended.
@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -37,7 +38,26 @@ def network() -> OnnxNetwork:
     return pixels_network(Faulty((1, 1), resize="exact", scale=1.0))
 
 
-def say(**what: object) -> None:
+def make_features(spark: Any, out: str, rows: int, partitions: int) -> dict[str, Any]:
+    """Return what was computed, and whether each row is there once and right."""
+    photos = [(number, photo(number)) for number in range(rows)]
+    images = spark.createDataFrame(photos, "number long, content binary").repartition(partitions, "number")
+    made = featurize(spark, images, network(), out)
+    wrong = [
+        row.number for row in made.rows.collect() if row.features is None or tuple(row.features) != colour(row.number)
+    ]
+    numbers = sorted(row.number for row in made.rows.select("number").collect())
+    once = numbers == list(range(rows))
+    return {
+        "computed": made.computed,
+        "reused": made.reused,
+        "errors": made.manifest.errors,
+        "wrong": wrong,
+        "once": once,
+    }
+
+
+def say(what: object) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
@@ -45,16 +65,8 @@ def say(**what: object) -> None:
 def main(master: str, out: str, rows: str, partitions: str, *settings: str) -> None:
     spark = session.start(master, conf=dict(setting.split("=", 1) for setting in settings))
     spark.addArtifacts(str(Path(__file__).with_name("faults.py")), pyfile=True)
-    photos = [(number, photo(number)) for number in range(int(rows))]
-    images = spark.createDataFrame(photos, "number long, content binary").repartition(int(partitions), "number")
-    say(started=True)
-    made = featurize(spark, images, network(), out)
-    wrong = [
-        row.number for row in made.rows.collect() if row.features is None or tuple(row.features) != colour(row.number)
-    ]
-    numbers = sorted(row.number for row in made.rows.select("number").collect())
-    once = numbers == list(range(int(rows)))
-    say(computed=made.computed, reused=made.reused, errors=made.manifest.errors, wrong=wrong, once=once)
+    say({"started": True})
+    say(make_features(spark, out, int(rows), int(partitions)))
     spark.stop()
 
 

@@ -22,15 +22,15 @@ SCHEMA = "path string, modificationTime timestamp, length bigint, content binary
 
 STREAM = """
 import sys
-from sparkwright import ModelTransformer, start
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from scoring.test_streaming import score_stream
+from sparkwright import start
 
-photos, model, out, checkpoint, conf = sys.argv[1:]
-spark = start("local[2]", conf={"spark.local.dir": conf, "spark.ui.enabled": "false"})
-files = spark.readStream.format("binaryFile").schema(SCHEMA).option("maxFilesPerTrigger", 2).load(photos)
-rows = ModelTransformer(model=model, maxErrorRate=1.0, dropInput=True).transform(files.select("path", "content"))
-rows.writeStream.option("checkpointLocation", checkpoint).trigger(availableNow=True).start(out).awaitTermination()
-spark.stop()
-""".replace("SCHEMA", repr(SCHEMA))
+folder = sys.argv[2]
+spark = start("local[2]", conf={"spark.local.dir": folder + "/local", "spark.ui.enabled": "false"})
+score_stream(spark, folder + "/model", Path(folder))
+"""
 
 
 def photo_model() -> Model:
@@ -44,17 +44,22 @@ def write_photos(folder: Path, count: int) -> None:
         (folder / f"photo{number:03}.png").write_bytes(b"text" if number == 5 else png(number))
 
 
+def score_stream(spark: Spark, model: Model | str, folder: Path) -> None:
+    """Score what is new in a folder's `photos`, two at a time, into its `out`."""
+    files = spark.readStream.format("binaryFile").schema(SCHEMA).option("maxFilesPerTrigger", 2)
+    stage = ModelTransformer(model=model, maxErrorRate=1.0, dropInput=True)
+    rows = stage.transform(files.load(str(folder / "photos")).select("path", "content"))
+    writer = rows.writeStream.option("checkpointLocation", str(folder / "checkpoint")).trigger(availableNow=True)
+    writer.start(str(folder / "out")).awaitTermination()
+
+
 @pytest.mark.connect
 def test_a_stream_of_files_is_scored_as_they_come(spark: Spark, tmp_path: Path) -> None:
-    photos, out = tmp_path / "photos", str(tmp_path / "out")
-    stage = ModelTransformer(model=photo_model(), maxErrorRate=1.0, dropInput=True)
+    photos = tmp_path / "photos"
 
     def run() -> list[Any]:
-        files = spark.readStream.format("binaryFile").schema(SCHEMA).load(str(photos))
-        rows = stage.transform(files.select("path", "content"))
-        writer = rows.writeStream.option("checkpointLocation", str(tmp_path / "checkpoint"))
-        writer.trigger(availableNow=True).start(out).awaitTermination()
-        return spark.read.parquet(out).orderBy("path").collect()
+        score_stream(spark, photo_model(), tmp_path)
+        return spark.read.parquet(str(tmp_path / "out")).orderBy("path").collect()
 
     write_photos(photos, 3)
     first = run()
@@ -69,12 +74,11 @@ def test_a_stream_of_files_is_scored_as_they_come(spark: Spark, tmp_path: Path) 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
-def test_a_stream_killed_midway_and_started_again_writes_each_file_once(tmp_path: Path) -> None:
+def test_a_stream_killed_midway_and_started_again_writes_each_file_once(spark: Spark, tmp_path: Path) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
-    write_photos(photos, 16)
+    write_photos(photos, 12)
     photo_model().save(str(tmp_path / "model"))
-    names = ["photos", "model", "out", "checkpoint", "local"]
-    command = [sys.executable, "-c", STREAM, *(str(tmp_path / name) for name in names)]
+    command = [sys.executable, "-c", STREAM, str(Path(__file__).parents[1]), str(tmp_path)]
     with (tmp_path / "log").open("wb") as log:
         stream = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -86,8 +90,8 @@ def test_a_stream_killed_midway_and_started_again_writes_each_file_once(tmp_path
         finally:
             os.killpg(stream.pid, signal.SIGKILL)  # Python and Java, in the midst of their work
             stream.wait()
-        assert not (out / "_spark_metadata" / "7").exists()
-        subprocess.run(command, stdout=log, stderr=log, check=True, timeout=110)
+    assert not (out / "_spark_metadata" / "5").exists()
+    score_stream(spark, str(tmp_path / "model"), tmp_path)
     committed = read_committed(out)
     assert sorted(Path(path).name for path in committed) == sorted(path.name for path in photos.iterdir())
 
