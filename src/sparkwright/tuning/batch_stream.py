@@ -53,7 +53,7 @@ class Draws:
             self._uniform_N = torch.rand(total, dtype=torch.float64, generator=generator).numpy()
         kept_N = np.less(self._uniform_N[:total], 1 - dropout)
         noise_N = torch.from_numpy(kept_N.view(np.uint8)).float().div_(1 - dropout)
-        parts = noise_N.split([rows * width for width in widths])
+        parts = torch.split(noise_N, [rows * width for width in widths])
         return [part.view(rows, width) for part, width in zip(parts, widths, strict=True)]
 
     def _drawn(self, rows: int, widths: tuple[int, ...], dropout: float) -> list[Tensor]:

@@ -95,7 +95,8 @@ class HeadPasses:
 
 # oneDNN's own product, which torch gives to what it compiles: with AVX-512 on AMD's processors it takes half of
 # the time of MKL's, which `linear` takes.
-_FAST = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_FAST = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+_FAST = _FAST and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _product(a_BF: Tensor, b_OF: Tensor, bias_O: Tensor | None = None) -> Tensor:
