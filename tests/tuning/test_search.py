@@ -293,6 +293,20 @@ def test_trials_above_a_measured_limit_go_nowhere():
     assert all(list(trial.rungs) == [1] for trial in rejected)
 
 
+def test_costs_are_measured_once_and_stay_known():
+    class Timed(Simulated):
+        def _measure(self, assignment):
+            measurement = super()._measure(assignment)
+            if assignment.costs:
+                measurement.values["seconds_per_row"] = 1e-5 * (1 + assignment.fold)
+            return measurement
+
+    runner = Timed()
+    trials = Search(searching(objectives=("loss", "seconds_per_row"), folds=2), runner).run()
+    assert all(each.costs == (each.until == 1) for job in runner.jobs for each in job)
+    assert [trial.metrics["seconds_per_row"] for trial in trials] == [pytest.approx(1.5e-5)] * len(trials)
+
+
 def test_what_the_training_refuses_is_rejected_with_its_words():
     space = {"optimizer": ["adamw", "lars"], "learning_rate": {"low": 0.001, "high": 0.1}}
     trials = Search(searching(space=space, trials=10), Simulated()).run()

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sparkwright import TrainingConfig
 from sparkwright.errors import InputError, NotFoundError
 from sparkwright.networks.augmentation import PRESETS
 from sparkwright.training.config import FINETUNING
 from sparkwright.training.settings import TASKS
+from sparkwright.training.tasks.classification import Classification
 from sparkwright.tuning.space import Choice, Fixed, Float, Int, Space, augmentation_of, configure
 
 CONDITIONAL = Space(
@@ -290,6 +292,16 @@ def test_a_loss_is_not_searched_and_compared_by():
     space.check(TrainingConfig(monitor="accuracy"))
     with pytest.raises(InputError, match="`loss` changes what the loss is"):
         space.check(TrainingConfig(monitor="loss"))
+
+
+def test_what_is_no_part_of_the_validation_loss_is_searched_and_compared_by_it():
+    Space({"class_weights": [None, "balanced"], "label_smoothing": [0.0, 0.1]}).check(TrainingConfig(monitor="loss"))
+    y, logits = torch.tensor([0, 1, 1]), torch.randn(3, 2)
+    plain, weighted = (
+        Classification(np.array([1, factor], np.float32), smoothing) for factor, smoothing in ((1, 0.0), (5, 0.2))
+    )
+    assert weighted.loss(logits, y, torch.ones(3)) != plain.loss(logits, y, torch.ones(3))
+    assert torch.equal(weighted.measure(logits, y, torch.ones(3)), plain.measure(logits, y, torch.ones(3)))
 
 
 def test_what_is_no_photo_is_not_augmented():

@@ -123,6 +123,10 @@ def test_what_a_network_costs_is_measured_where_it_is_asked_for(table: dict[str,
     (measured,) = runner.run([Assignment(0, {"hidden": [10]}, 1, 6)])
     assert measured.values["parameters"] == runner.parameters({"hidden": [10]}) == 6 * 10 + 10 + 10 * 3 + 3
     assert 0 < measured.values["seconds_per_row"] < 0.01
+    (again,) = runner.run([Assignment(1, {"hidden": [10]}, 1, 6, costs=False)])
+    assert again.values == {
+        name: value for name, value in measured.values.items() if name in again.history[0].validation
+    }
     assert measured.where.partition("/")[2].isdigit()
     assert 0 < measured.seconds == pytest.approx(measured.stopped - measured.started, abs=1e-3)
 

@@ -85,4 +85,16 @@ def test_a_configuration_says_what_it_stands_for():
     assert config.directions == {"accuracy": "max", "parameters": "min"}
     assert config.costs == ("parameters",)
     assert config.first_rung == 2
+    assert not config.repeats
+
+
+def test_only_a_search_in_which_no_clock_decides_repeats():
+    assert SEARCH.repeats
+    for clocked in ({"parallel_trials": None}, {"time_limit_s": 9}, {"max_seconds_per_row": 1.0}):
+        assert not replace(SEARCH, **clocked).repeats
+    assert not replace(SEARCH, objectives=("accuracy", "seconds_per_row")).repeats
+
+
+def test_a_configuration_is_told_as_plain_data():
+    config = TuningConfig(objectives=("accuracy", "parameters"), max_parameters=1000)
     assert config.to_dict()["space"] == TuningConfig(space="head").to_dict()["space"]

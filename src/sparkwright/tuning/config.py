@@ -115,6 +115,12 @@ class TuningConfig:
         """Costs that trials are to tell, because they are compared or limited."""
         return tuple(name for name in COSTS if name in self.objectives or name in self.limits)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the same search again gives the same trials: nothing that they depend on is measured by a clock."""
+        clocked = self.time_limit_s is not None or "seconds_per_row" in self.costs
+        return self.parallel_trials is not None and not clocked
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         sampler = self.sampler if isinstance(self.sampler, str) else type(self.sampler).__name__

@@ -141,7 +141,7 @@ class Plan:
         trial.state = "running"
         ended = {fold.fold for fold in trial.folds if fold.ended}
         self._waiting += [
-            Assignment(number, trial.values, until, self._config.base.epochs, fold)
+            Assignment(number, trial.values, until, self._config.base.epochs, fold, costs=not trial.rungs)
             for fold in range(self._folds)
             if fold not in ended
         ]

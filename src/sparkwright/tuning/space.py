@@ -243,7 +243,7 @@ class Space:
             problems += [
                 f"`{name}` changes what the loss is, and `monitor` 'loss' would compare trials by it: set `monitor` to "
                 "another metric."
-                for name in ("loss", "focal_gamma", "huber_delta", "quantiles", "class_weights")
+                for name in ("loss", "focal_gamma", "huber_delta", "quantiles")  # class weights: of training alone
                 if name in self.searched
             ]
         refused = [problem for name in self.dimensions for problem in self._refused(base, name)]

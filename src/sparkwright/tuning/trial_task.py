@@ -160,7 +160,8 @@ class _Task:
         self.config = setting.config(values, self.assignment.epochs, self.assignment.seed)
         self.subject = augmented(subject, values)
         self.population, self.rows = rows.trial(self.config, self.assignment.fold)
-        self._costs = measure_costs(setting.costs, self.config, self.population, self.rows, self.subject)
+        costs = setting.costs if self.assignment.costs else ()
+        self._costs = measure_costs(costs, self.config, self.population, self.rows, self.subject)
         # Rows and first weights are the search's, whose configuration has been compared already.
         fingerprint = training_fingerprint(self.config, {"values": values})
         begin = newest(self._uri)

@@ -30,6 +30,8 @@ class Assignment:
         epochs: The trial's whole length: what schedules stretch over.
         fold: Which of the folds validates.
         seed: Of the training; None: the search's.
+        costs: Whether its network's costs are measured, if they are asked for: once for a trial is enough, and a limit
+            that it has kept it keeps.
         attempt: How often this was assigned, from 1: more after a lost worker.
     """
 
@@ -39,6 +41,7 @@ class Assignment:
     epochs: int
     fold: int = 0
     seed: int | None = None
+    costs: bool = True
     attempt: int = 1
 
     def to_dict(self) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def _trials(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict
         "slots": found.slots,
         "sampler": config.to_dict()["sampler"],
         "seed": config.base.seed,
-        "repeats": config.parallel_trials is not None,
+        "repeats": config.repeats,
         "trials": [trial.to_dict() for trial in found.trials],
     }
 

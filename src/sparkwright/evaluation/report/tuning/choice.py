@@ -75,7 +75,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
         told.append(
             "The same search again gives the same trials and figures."
             if search.repeats
-            else "Results were taken as they came, so that the same search again gives other trials."
+            else "Results were taken as they came, or a clock decided: the same search again gives other trials."
         )
     return " ".join(told)
 
