@@ -278,7 +278,7 @@ def of_features(given: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def search(given: argparse.Namespace, rows: Path, config: Any, name: str) -> dict[str, Any]:
     """Search on two slots; keep what was chosen, and return what it took."""
-    from sparkwright.tuning.tune import search_rows
+    from sparkwright.tuning.search_rows import search_rows
 
     spark = session(2)
     started = time.perf_counter()
@@ -346,7 +346,7 @@ def trials_of(given: argparse.Namespace) -> int:
 
 def timed(given: argparse.Namespace, slots: str, together: str = "trial") -> dict[str, Any]:
     """Time the trials alone, from the first one's start to the last one's end; rows are on the worker by then."""
-    from sparkwright.tuning.tune import search_rows
+    from sparkwright.tuning.search_rows import search_rows
 
     path, config = small_heads(given)
     spark = session(int(slots))
@@ -371,7 +371,7 @@ def plain(given: argparse.Namespace, jobs: str, how: str) -> dict[str, Any]:
 def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
     """Search in the deterministic mode; so often a job loses its worker, after every eighth measurement."""
     from sparkwright.events import Event, TrialMeasured, Warned
-    from sparkwright.tuning.tune import search_rows
+    from sparkwright.tuning.search_rows import search_rows
 
     path, config = small_heads(given)
     due: queue.Queue[int] = queue.Queue()

@@ -13,7 +13,8 @@ from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.feature_set import FeatureManifest, FeatureSet
 from sparkwright.training.config import TrainingConfig
 from sparkwright.tuning.config import TuningConfig
-from sparkwright.tuning.tune import search_rows, tune
+from sparkwright.tuning.search_rows import search_rows
+from sparkwright.tuning.tune import tune
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -106,7 +106,11 @@ def test_trials_on_spark_are_those_of_this_process(
     assert measured[2].failure.startswith("InputError: `replicas` is 150")
     assert (tmp_path / "killed").exists()
     assert not list((tmp_path / "trials").iterdir())
-    again = SparkRunner(frame(spark, table).limit(0), BASE, str(tmp_path), COLUMNS, **chosen)  # the rows are there
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rows" / "data").iterdir()}
+    again = SparkRunner(frame(spark, table).repartition(2), BASE, str(tmp_path), COLUMNS, **chosen)
+    assert written == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rows" / "data").iterdir()}
+    with pytest.raises(InputError, match=r"rows have changed since the search in .*train: '\d+ rows, hash"):
+        SparkRunner(frame(spark, table).where("patient != 'p3'"), BASE, str(tmp_path), COLUMNS, **chosen)
     assert_same(again.run([Assignment(5, {}, 4, 4)])[0], alone.run([Assignment(5, {}, 4, 4)])[0])
     for each in (runner, again):
         each.close()

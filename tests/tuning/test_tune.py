@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from sparkwright.errors import InputError
-from sparkwright.events import TrialStarted
+from sparkwright.events import TrialStarted, Warned
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
 from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.search_rows import search_rows
 from sparkwright.tuning.space import configure
-from sparkwright.tuning.tune import check_heads, search_rows
+from sparkwright.tuning.tune import check_heads
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -48,6 +49,24 @@ def test_the_chosen_one_is_trained_as_it_would_be_alone_and_a_search_that_goes_o
     assert not any(isinstance(event, TrialStarted) for event in again)
     assert (repeated.candidates, repeated.chosen) == (found.candidates, found.chosen)
     assert [trial.to_dict() for trial in repeated.trials] == [trial.to_dict() for trial in found.trials]
+
+
+def test_a_search_does_not_go_on_with_other_rows(rows, tmp_path):
+    few = replace(SEARCH, trials=2, candidates=1, seeds=1)
+    search_rows(rows, few, split="split", run=str(tmp_path))
+    other = {"a": "b", "b": "a"}[rows["label"][4]]
+    changed = rows | {"label": np.where(np.arange(150) == 4, other, rows["label"])}
+    with pytest.raises(InputError, match=r"rows have changed .* validation: '50 rows, hash \w+' → '50 rows, hash"):
+        search_rows(changed, few, split="split", run=str(tmp_path))
+
+
+def test_rows_that_are_left_out_are_told_before_the_first_trial(rows):
+    events = []
+    broken = rows | {"features": np.where(np.arange(150)[:, None] == 3, np.nan, rows["features"])}
+    few = replace(SEARCH, trials=2, candidates=1, seeds=1)
+    search_rows(broken, few, split="split", invalid="skip", emit=events.append)
+    warned = Warned("1 rows cannot be trained on, so the search leaves them out.")
+    assert events.index(warned) < next(n for n, event in enumerate(events) if isinstance(event, TrialStarted))
 
 
 def test_with_folds_all_rows_train_in_the_end_for_the_epochs_that_were_found(rows):

@@ -1,7 +1,7 @@
 """The stream of batches that heads of a shared pass train on: gathered, standardised and drawn once for all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -93,16 +93,20 @@ class BatchStream:
     """Batches between the head that is furthest behind and the one that is furthest ahead.
 
     Args:
-        dropouts: Of the heads of the pass.
+        dropped: Of each head of the pass: the probability of its dropout, and the widths of what is dropped.
     """
 
-    dropouts: Iterable[float]
+    dropped: Sequence[tuple[float, tuple[int, ...]]]
     _batches: dict[tuple[int, ...], Batch] = field(default_factory=dict)
     _validation: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     _bytes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._common = frozenset(p for p, heads in Counter(self.dropouts).items() if heads > 1 and p > 0)
+        heads = Counter(dropout for dropout, _ in self.dropped)
+        self._common = frozenset(dropout for dropout, count in heads.items() if count > 1 and dropout > 0)
+        widest = max((sum(widths) for dropout, widths in self.dropped if dropout), default=0)
+        kept = sum(sum(widths) for dropout, widths in set(self.dropped) if dropout in self._common)
+        self._drawn_bytes = 8 * widest + 4 * kept  # a row's: float64 draws, float32 masks
 
     def draws(self, seed: int) -> Draws:
         """Return the random numbers of a step."""
@@ -113,7 +117,7 @@ class BatchStream:
         if place in self._batches:
             return self._batches[place]
         made = make()
-        size = made.x_BF.nbytes * 3  # with the draws, which are of twice the width
+        size = self._size(made)
         if self._bytes["batches"] + size <= _STREAM_BYTES:
             self._bytes["batches"] += size
             self._batches[place] = made
@@ -122,7 +126,11 @@ class BatchStream:
     def passed(self, place: tuple[int, int]) -> None:
         """Forget what lies before a place (epoch, number), where the last of the heads is."""
         for known in [known for known in self._batches if known[:2] < place]:
-            self._bytes["batches"] -= self._batches.pop(known).x_BF.nbytes * 3
+            self._bytes["batches"] -= self._size(self._batches.pop(known))
+
+    def _size(self, batch: Batch) -> int:
+        """Return the bytes of a batch when all heads have drawn."""
+        return batch.x_BF.nbytes + len(batch.x_BF) * self._drawn_bytes
 
     def validation(self, place: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
         """Return the features of some validation rows (replica, first row, rows), standardised."""

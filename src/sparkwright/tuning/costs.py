@@ -45,7 +45,7 @@ def measure_costs(
         wanted: ``"parameters"``, ``"seconds_per_row"``.
         config: How it trains.
         population: What its rows are together.
-        rows: Of each of its replicas; the first one's are scored.
+        rows: Of each of its replicas; those of the one that has most are scored.
         subject: What it trains.
     """
     found: dict[str, float] = {}
@@ -60,7 +60,8 @@ def _seconds_per_row(
     config: TrainingConfig, population: Population, rows: Mapping[int, Rows], subject: Subject
 ) -> float:
     """Return what a forward pass takes for a row of a batch, on the threads of a replica."""
-    module, own, reader = _module(config, population, subject).eval(), rows[0], subject.reader
+    module, reader = _module(config, population, subject).eval(), subject.reader
+    own = max(rows.values(), key=lambda each: np.count_nonzero(each.side == TRAIN))  # a replica may have none
     index = own.order([TRAIN])[: reader.rows_at_once]
     inputs, seconds = reader.batch(own.x.take(index), own.key[index], None), []
     with cpu_threads(config.threads), torch.inference_mode():

@@ -124,7 +124,7 @@ def train_together(
     if not configs:
         return []
     subject, first = subject or Head(), configs[0]
-    stream = BatchStream([config.dropped for config in configs])
+    stream = BatchStream([(config.dropped, config.hidden or (population.width,)) for config in configs])
     with cpu_threads(first.threads), freed_memory_kept():
         moments = moments or moments_of(first, population, rows, InProcess(first.replicas), subject)
         turns = []
@@ -194,7 +194,7 @@ class _Turns:
         except StopIteration as end:
             self.outcome = end.value
         except (Paused, Exception) as fault:
-            self.outcome = fault
+            self.outcome = fault.with_traceback(None)  # which would hold this, and so the training, in a circle
         finally:
             self.transport.end()
         return None

@@ -12,20 +12,21 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sparkwright import storage
-from sparkwright.errors import ExistsError, StorageError
+from sparkwright.errors import ExistsError, InputError, StorageError, differences
 from sparkwright.locks import locked
 from sparkwright.session import worker_errors
 from sparkwright.training.cluster.fit import MEMORY_MIB, select_rows
+from sparkwright.training.rows.columns import SIDES
 from sparkwright.training.rows.encoding import ENCODED, ENCODED_DDL
 from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.rows.population import examine
@@ -36,7 +37,7 @@ from sparkwright.tuning.trial_rows import GROUP, ROWS_AT_ONCE, Groups, RowsPlan,
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-__all__ = ["SharedRows", "write_shared"]
+__all__ = ["SharedRows", "check_same_rows", "write_shared"]
 
 _WAIT_S = 0.05
 _FACTS, _GROUPS = "census.json", "groups.npy"
@@ -111,27 +112,67 @@ class SharedRows:
 
 
 def write_shared(df: "DataFrame", plan: RowsPlan, reader: Reader, folder: str) -> SharedRows:
-    """Encode a DataFrame's rows into a run's folder, by one job; what an earlier search left there is taken as it is.
+    """Encode a DataFrame's rows into a run's folder, by one job.
 
-    Runs on the driver, which sees no row.
+    What an earlier search left there is taken as it is, if the rows are still the same: they are read and hashed, as a
+    training that goes on does. Runs on the driver, which sees no row.
 
     Args:
         df: Holds the plan's columns; rows of the test side are not read.
         plan: Of the search.
         reader: Of what is trained.
         folder: Where they go; driver and workers share it.
+
+    Raises:
+        InputError: Other rows lie there.
     """
     data, manifest = storage.join(folder, _DATA), storage.join(folder, _MANIFEST)
-    if not storage.exists(manifest):
-        more = [plan.group] if plan.group else []
-        encoding = TrialEncoding.of(plan, reader)
-        encoded = select_rows(df, plan.columns, more).mapInArrow(encoding, f"{ENCODED_DDL}, group bigint")
+    more = [plan.group] if plan.group else []
+    encoding = TrialEncoding.of(plan, reader)
+    encoded = select_rows(df, plan.columns, more).mapInArrow(encoding, f"{ENCODED_DDL}, group bigint")
+    if storage.exists(manifest):
+        kept = df.sparkSession.read.schema(encoded.schema).parquet(data)
+        check_same_rows(folder, _hashes(kept), _hashes(encoded))
+    else:
         with worker_errors():
             encoded.write.mode("overwrite").parquet(data)
         files = [name for name in storage.list_files(data) if name.endswith(".parquet")]
         storage.write_bytes(manifest, json.dumps({"key": uuid.uuid4().hex, "files": files}).encode())
     facts = json.loads(storage.read_bytes(manifest))
     return SharedRows(data, facts["key"], tuple(facts["files"]), plan)
+
+
+def check_same_rows(folder: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a search that was begun with other rows.
+
+    Args:
+        folder: Of the search.
+        there: What tells its rows from others.
+        now: The same of those that there are.
+
+    Raises:
+        InputError: They differ; with what does.
+    """
+    if found := differences(there, now):
+        raise InputError(
+            f"The rows have changed since the search in {folder} began, whose trials were compared on those (there → "
+            f"now): {'; '.join(found)}. Go on with the rows as they were, or begin anew: overwrite=True (--overwrite), "
+            "of a Tuner another `runDir`."
+        )
+
+
+def _hashes(encoded: "DataFrame") -> dict[str, str]:
+    """Return the number of rows of each side and sums of their hashes, whatever their order; by one job."""
+    from pyspark.sql import functions as F  # noqa: N812  its usual name
+
+    totals = [F.sum(F.col(name).cast("decimal(38,0)")).alias(name) for name in ("key", "group")]
+    with worker_errors():
+        rows = encoded.groupBy("side").agg(F.count("*").alias("rows"), *totals).collect()
+    found = {}
+    for row in rows:
+        side = SIDES[row["side"]] if row["side"] >= 0 else "no side"
+        found[side] = f"{row['rows']} rows, hash {int(row['key'] + row['group']) % 2**64:016x}"
+    return found
 
 
 @contextlib.contextmanager

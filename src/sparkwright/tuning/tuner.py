@@ -30,9 +30,9 @@ from sparkwright.training.estimators.params import (
 )
 from sparkwright.training.rows.readers import ImageReader
 from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.search_rows import Searched, search_rows
 from sparkwright.tuning.space import Space
 from sparkwright.tuning.trials import Trial
-from sparkwright.tuning.tune import Searched, search_rows
 
 __all__ = ["Tuner"]
 

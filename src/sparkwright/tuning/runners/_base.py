@@ -22,11 +22,13 @@ class Runner(ABC):
     which worker, how many at a time, or how often it was tried.
 
     Attributes:
+        population: What the search's rows are together.
         slots: Jobs that run at a time; more wait.
         together: Assignments that one job takes, at most; their heads then train in one process, over one stream of
             batches.
     """
 
+    population: Population
     slots: int
     together: int = 1
 
