@@ -142,6 +142,15 @@ def test_a_search_shows_trials_with_a_figure_the_best_and_what_failed(terminal):
         assert part in left
 
 
+def test_a_search_that_goes_on_counts_the_trials_of_before(terminal):
+    terminal.emit(StageStarted("search", 50, "trials"))
+    for trial in (40, 41):
+        terminal.emit(TrialStarted(trial, {"learning_rate": 0.1}))
+    terminal.emit(TrialMeasured(3, 9, 0.91, 0.91, epochs=200))
+    terminal.emit(TrialMeasured(40, 3, 0.90, 0.91, epochs=203))
+    assert "41/50 trials" in terminal.line()
+
+
 def test_a_finished_stage_leaves_a_line_with_rows_seconds_rate_and_errors(terminal):
     terminal.emit(StageStarted("features", 3100))
     terminal.emit(StageEnded("features", 31.0, 3100, 3))

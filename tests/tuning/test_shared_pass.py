@@ -1,5 +1,6 @@
 """Heads that train together over one stream of batches end as those that train one by one."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from sparkwright.training.rows.encoding import Encoding
 from sparkwright.training.rows.population import Population, examine
 from sparkwright.training.rows.store import Rows, Store
 from sparkwright.training.transports.in_process import InProcess
-from sparkwright.tuning import batch_stream
-from sparkwright.tuning.batch_stream import Draws
+from sparkwright.tuning import batch_stream, head_passes, shared_pass
+from sparkwright.tuning.batch_stream import Batch, BatchStream, Draws
 from sparkwright.tuning.shared_pass import TOLERANCE, Ended, heads_at_once, structure_key, train_together
 
 CONFIG = TrainingConfig(replicas=1, epochs=4, batch_size=16, learning_rate=0.01, patience=None, calibrate=False)
@@ -195,6 +196,41 @@ def test_batches_that_do_not_fit_are_made_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(batch_stream, "_VALIDATION_BYTES", 0)
     for a, b in zip(trained(train_together(configs, *data)), expected, strict=True):
         assert_same_bits(a, b)
+
+
+def test_what_waits_counts_with_all_that_heads_draw_for_it() -> None:
+    heads = [(0.3, (8, 4)), (0.3, (8, 4)), (0.3, (30,)), (0.5, (20,)), (0.0, (99,))]
+    stream, x = BatchStream(heads), torch.ones(10, 3)
+    batch = stream.batch((1, 0, 0), lambda: Batch(x, x, x, stream.draws(7)))
+    masks = {id(mask): mask for p, widths in heads if p for mask in batch.draws.noise(10, widths, p)}
+    common = [mask.nbytes for mask in masks.values() if mask.shape[1] != 20]
+    assert stream._bytes["batches"] == x.nbytes + 8 * 10 * 30 + sum(common)
+    stream.passed((1, 1))
+    assert stream._bytes["batches"] == 0
+
+
+def test_heads_that_pause_leave_no_memory_behind(tmp_path: Path) -> None:
+    data, kept = made(CONFIG), [Checkpoints(str(tmp_path / name), pause_after=2) for name in "ab"]
+    gc.collect()
+    gc.disable()  # tensors are large, and it counts objects
+    try:
+        assert all(isinstance(end.outcome, Paused) for end in train_together([CONFIG] * 2, *data, checkpoints=kept))
+        assert not [thing for thing in gc.get_objects() if type(thing) is shared_pass._Member]
+    finally:
+        gc.enable()
+
+
+def test_products_are_torchs_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> torch.Tensor:
+        raise RuntimeError("mkldnn::_linear_pointwise() is missing value for argument 'scalars'")
+
+    rng = torch.Generator().manual_seed(1)
+    a, b, bias = (torch.rand(*shape, generator=rng) for shape in ((5, 3), (4, 3), (4,)))
+    expected = torch.nn.functional.linear(a, b, bias)
+    torch.testing.assert_close(head_passes._product(a, b, bias), expected)
+    monkeypatch.setattr(head_passes, "_of_onednn", refuse)
+    monkeypatch.setattr(head_passes, "_has_onednn", head_passes._has_onednn.__wrapped__)
+    assert torch.equal(head_passes._product(a, b, bias), expected)
 
 
 def test_each_trial_tells_of_its_own_epochs_and_time() -> None:

@@ -1,5 +1,6 @@
 """A trial is the training of its configuration on its rows, bit for bit, in one part or many; faults stay its own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import FINETUNING, TrainingConfig
 from sparkwright.training.replica.replica import Replica
 from sparkwright.training.rows.columns import Columns
-from sparkwright.training.subject import WholeNetwork
+from sparkwright.training.subject import Head, WholeNetwork
+from sparkwright.tuning.costs import measure_costs
 from sparkwright.tuning.runners.local import LocalRunner
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -128,6 +130,9 @@ def test_what_a_network_costs_is_measured_where_it_is_asked_for(table: dict[str,
         name: value for name, value in measured.values.items() if name in again.history[0].validation
     }
     assert measured.where.partition("/")[2].isdigit()
+    population, rows = runner._rows.trial(BASE)
+    rows[0] = replace(rows[0], side=np.full_like(rows[0].side, -1))  # hashes may leave a replica without rows
+    assert 0 < measure_costs(("seconds_per_row",), BASE, population, rows, Head())["seconds_per_row"] < 0.01
     assert 0 < measured.seconds == pytest.approx(measured.stopped - measured.started, abs=1e-3)
 
 

@@ -161,7 +161,7 @@ class TerminalProgress:
                 figures.append(f"{states_now.count(state)} {what}")
         task = self._tasks.get("search")
         if self._live is not None and task is not None:
-            done = len(states_now) - states_now.count("running")
+            done = max(self._trials) + 1 - states_now.count("running")  # a search that goes on tells of new ones alone
             self._live.update(task, completed=done, note=", ".join(figures))
 
     def _end(self, event: StageEnded) -> None:
