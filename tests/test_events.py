@@ -26,6 +26,7 @@ from sparkwright.events import (
     Progress,
     RunEnded,
     RunStarted,
+    SearchAdvanced,
     Sender,
     StageEnded,
     StageStarted,
@@ -56,6 +57,7 @@ EVENTS = [
     TrialStarted(3, {"learning_rate": 0.01, "hidden": [64, 32]}),
     TrialMeasured(3, 9, 0.41, 0.39, 12.5, 117),
     TrialEnded(3, "stopped", 0.41, "not among the best third at epoch 9"),
+    SearchAdvanced(2, 4, 95.0),
     Warned("Ünïcode, a\nline break and \u2028 too"),
     RunEnded(ok=True, metrics={"test": {"accuracy": 0.9}}),
 ]

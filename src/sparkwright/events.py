@@ -43,6 +43,7 @@ __all__ = [
     "Progress",
     "RunEnded",
     "RunStarted",
+    "SearchAdvanced",
     "Sender",
     "Sink",
     "StageEnded",
@@ -280,6 +281,19 @@ class TrialEnded(Event):
     value: float | None = None
     reason: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchAdvanced(Event):
+    """How far a search is: of `slots` for its jobs, `working` train one.
+
+    `seconds_left` are those to the end of its last trial, about: by the epochs a second so far, and those that trials
+    of which one in so many goes on need. None before the first is measured.
+    """
+
+    working: int
+    slots: int
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ def test_rungs_lie_a_factor_apart_and_end_with_the_whole_length(epochs, min_epoc
     assert rungs(epochs, min_epochs, eta) == expected
 
 
+def test_a_trial_takes_the_first_rung_and_its_share_of_the_others():
+    assert Halving(9, 1, 3, "min").epochs == pytest.approx(1 + 2 / 3 + 6 / 9)
+    assert Halving(9, 9, 3, "min").epochs == 9
+
+
 def test_nobody_goes_on_before_there_are_eta_trials():
     assert promotions(noted([0.1, 0.2])) == []
 

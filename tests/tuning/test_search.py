@@ -8,7 +8,7 @@ import pytest
 from simulated import DiedError, Simulated, dying, searching
 
 from sparkwright.errors import ErrorRateError, InputError, WorkerError
-from sparkwright.events import TrialEnded, TrialMeasured, TrialStarted, Warned
+from sparkwright.events import SearchAdvanced, TrialEnded, TrialMeasured, TrialStarted, Warned
 from sparkwright.tuning.search import ATTEMPTS, Search
 from sparkwright.tuning.trials import Trial
 
@@ -217,6 +217,27 @@ def test_events_tell_of_each_trial_in_order():
     assert measured[-1].epochs == sum(trial.epochs for trial in trials)
     seconds = [event.seconds for event in measured]
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("limit_s", [None, 0.2])
+def test_events_tell_of_slots_at_work_and_of_the_time_that_is_left(limit_s):
+    told, waiting = [], threading.Event()
+
+    def emit(event):
+        if isinstance(event, SearchAdvanced):
+            told.append(event)
+            waiting.set()
+
+    class Waits(Simulated):
+        def run(self, assignments):
+            assert waiting.wait(60)
+            return super().run(assignments)
+
+    Search(searching(parallel_trials=3, trials=8, time_limit_s=limit_s), Waits(2), emit=emit).run()
+    assert told[0] == SearchAdvanced(2, 2, None)
+    assert {event.slots for event in told} == {2}
+    assert {event.working for event in told} <= {0, 1, 2}
+    assert all(0 <= event.seconds_left <= (limit_s or 60) for event in told[3:])
 
 
 def test_trials_that_end_are_dropped_by_the_runner():

@@ -9,6 +9,7 @@ Nothing here knows who trains, or where the next configuration comes from.
 """
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 __all__ = ["Halving", "rungs"]
@@ -45,6 +46,12 @@ class Halving:
         self._values: list[dict[int, float]] = [{} for _ in self.rungs]
         self._gone: list[set[int]] = [set() for _ in self.rungs]
         self._ended: set[int] = set()
+
+    @property
+    def epochs(self) -> float:
+        """Of a trial, on average, where one in `eta` goes on at each rung."""
+        stretches = [after - before for before, after in pairwise([0, *self.rungs])]
+        return sum(stretch / self._eta**rung for rung, stretch in enumerate(stretches))
 
     def note(self, trial: int, epoch: int, value: float, *, ended: bool) -> None:
         """Note the value of a trial at a rung; one that has `ended` needs no job to go on."""

@@ -109,6 +109,17 @@ class Plan:
             elif trial.state == "running":
                 self._end(trial, "stopped", "the limit of the search was reached before it went on")
 
+    def seconds_left(self, seconds: float) -> float | None:
+        """Return about how long the search takes from now on, `seconds` after its beginning; None if nothing tells."""
+        done = sum(trial.epochs for trial in self.trials)
+        if not done:
+            return None
+        trials = len(self.trials) if self._no_more else self._config.trials
+        wanted = min(trials * self._folds * self._halving.epochs, self._config.max_epochs or math.inf)
+        left = seconds * max(0.0, wanted / done - 1)
+        limit = self._config.time_limit_s
+        return left if limit is None else min(left, max(0.0, limit - seconds))
+
     # What comes next
 
     def _epochs_left(self) -> float:

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sparkwright.errors import InputError, WorkerError
-from sparkwright.events import Emit, Event, TrialEnded, Warned, ignore
+from sparkwright.events import Emit, Event, SearchAdvanced, TrialEnded, Warned, ignore
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.plan import Plan
 from sparkwright.tuning.records import Records, Result
@@ -131,6 +131,9 @@ class Search:
 
     def _collect(self) -> None:
         """Wait for a job to end, and keep what it gave."""
+        slots = self._runner.slots
+        working = min(sum(not future.done() for future in self._futures), slots)
+        self._emit(SearchAdvanced(working, slots, self._plan.seconds_left(self._clock())))
         done, _ = wait(self._futures, return_when=FIRST_COMPLETED)
         future = min(done, key=lambda each: self._futures[each][0])
         outcome = future.result()
