@@ -12,6 +12,7 @@ from sparkwright.events import (
     Progress,
     RunEnded,
     RunStarted,
+    SearchAdvanced,
     StageEnded,
     StageStarted,
     SyncIntervalChosen,
@@ -140,6 +141,17 @@ def test_a_search_shows_trials_with_a_figure_the_best_and_what_failed(terminal):
     left = terminal.file.getvalue()
     for part in ("✓ Search", "50 trials", "best 0.95, 12 epochs"):
         assert part in left
+
+
+def test_a_search_shows_slots_at_work_and_the_time_that_it_tells(terminal):
+    terminal.emit(StageStarted("search", 50, "trials"))
+    terminal.emit(SearchAdvanced(1, 4))
+    assert "1 of 4 slots" in terminal.line()
+    terminal.emit(TrialMeasured(0, 3, 0.91, 0.91, epochs=3))
+    terminal.emit(SearchAdvanced(4, 4, 95.0))
+    shown = " ".join(terminal.line().split())
+    assert "1 min 35 s left" in shown
+    assert "4 of 4 slots, best 0.91, 3 epochs" in shown
 
 
 def test_a_search_that_goes_on_counts_the_trials_of_before(terminal):

@@ -20,6 +20,7 @@ from sparkwright.events import (
     EpochEnded,
     RunEnded,
     RunStarted,
+    SearchAdvanced,
     StageEnded,
     StageStarted,
     Stamped,
@@ -51,6 +52,7 @@ class TerminalProgress:
         self._validation: list[str] = []  # figures of the last epoch
         self._trials: dict[int, str] = {}  # trial → what is known of it last: running, measured, or how it ended
         self._best = ""
+        self._slots = ""
 
     def __call__(self, stamped: Stamped) -> None:
         """Show one event."""
@@ -61,7 +63,7 @@ class TerminalProgress:
                 self._done.clear()
                 self._validation.clear()
                 self._trials.clear()
-                self._best = ""
+                self._best = self._slots = ""
             case StageStarted() as event:
                 self._start(event.stage, event.total, event.unit)
             case events.Progress() as event:
@@ -71,7 +73,10 @@ class TerminalProgress:
             case EpochEnded() as event:
                 self._show_epoch(event)
             case TrialStarted() | TrialMeasured() | TrialEnded() as event:
-                self._show_trial(event)
+                self._note_trial(event)
+            case SearchAdvanced() as event:
+                self._slots = f"{event.working} of {event.slots} slots"
+                self._show_search(event.seconds_left)
             case StageEnded() as event:
                 self._end(event)
             case SyncIntervalChosen() as event:
@@ -110,7 +115,7 @@ class TerminalProgress:
             )
             self._live.start()
         name = escape(stage[:1].upper() + stage[1:])
-        self._tasks[stage] = self._live.add_task(name, total=total or None, unit=unit, errors=0, note="")
+        self._tasks[stage] = self._live.add_task(name, total=total or None, unit=unit, errors=0, note="", left=None)
         return self._tasks[stage]
 
     def _advance(self, event: events.Progress) -> None:
@@ -148,21 +153,27 @@ class TerminalProgress:
         if self._live is not None:
             self._live.update(task, completed=event.epoch, total=event.epochs, unit="epochs", note=", ".join(figures))
 
-    def _show_trial(self, event: TrialStarted | TrialMeasured | TrialEnded) -> None:
-        """Count the trials that have a figure: most of them end much later, when nothing beats them any more."""
+    def _note_trial(self, event: TrialStarted | TrialMeasured | TrialEnded) -> None:
         states = {TrialStarted: "running", TrialMeasured: "measured"}
         self._trials[event.trial] = event.state if isinstance(event, TrialEnded) else states[type(event)]
         if isinstance(event, TrialMeasured):
             self._best = f"best {event.best:.4g}, {event.epochs:,} epochs"
+        self._show_search()
+
+    def _show_search(self, seconds_left: float | None = None) -> None:
+        """Count the trials that have a figure: most of them end much later, when nothing beats them any more."""
         states_now = list(self._trials.values())
-        figures = [self._best] if self._best else []
+        figures = [figure for figure in (self._slots, self._best) if figure]
         for state, what in (("running", "new"), ("failed", "failed"), ("rejected", "rejected")):
             if state in states_now:
                 figures.append(f"{states_now.count(state)} {what}")
         task = self._tasks.get("search")
         if self._live is not None and task is not None:
-            done = max(self._trials) + 1 - states_now.count("running")  # a search that goes on tells of new ones alone
-            self._live.update(task, completed=done, note=", ".join(figures))
+            done = (
+                max(self._trials, default=-1) + 1 - states_now.count("running")
+            )  # a search that goes on tells of new ones alone
+            left = {} if seconds_left is None else {"left": seconds_left}
+            self._live.update(task, completed=done, note=", ".join(figures), **left)
 
     def _end(self, event: StageEnded) -> None:
         unit = "rows"
@@ -200,8 +211,10 @@ class _Figures(ProgressColumn):
         text = Text(f"{_count(task.completed, unit, short=True)}{of}{'' if unit == 'bytes' else f' {unit}'}")
         if task.speed:
             text.append(f"  {_count(task.speed, unit, short=True)}/s", style="dim")
-        if task.time_remaining is not None and total:
-            text.append(f"  {_time(task.time_remaining)} left", style="dim")
+        told = task.fields["left"]  # else by the rate of the last units
+        left = task.time_remaining if told is None else told
+        if left is not None and total:
+            text.append(f"  {_time(left)} left", style="dim")
         if task.fields["errors"]:
             text.append(f"  {_errors(task.fields['errors'])}", style="red")
         if task.fields["note"]:
