@@ -10,8 +10,7 @@ from sparkwright.evaluation.evaluate import most_confidently_wrong
 from sparkwright.evaluation.report import TILES, Thumbnail, draw_contact_sheet, make_thumbnail
 from sparkwright.events import Warned
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.run_report import AUGMENTED, THUMBNAILS
-from sparkwright.runs import Run
+from sparkwright.runs import AUGMENTED, THUMBNAILS, Run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -11,22 +11,10 @@ from sparkwright import storage
 from sparkwright.errors import InputError
 from sparkwright.evaluation.report import RunRecord, Thumbnail, write_report
 from sparkwright.evaluation.report.tuning import SearchRecord, measure_importance
-from sparkwright.runs import TRIALS, read_run
+from sparkwright.runs import AUGMENTED, IMPORTANCE, SPACE, THUMBNAILS, TRIALS, read_run
 from sparkwright.training.config import FINETUNING, TrainingConfig
 
-__all__ = ["AUGMENTED", "IMPORTANCE", "SPACE", "THUMBNAILS", "write_run_report"]
-
-THUMBNAILS = "wrong.json"
-"""File of a run: the photos that the model was most sure of, and wrong about, made small."""
-
-SPACE = "space.json"
-"""File of a run: what a search searched."""
-
-IMPORTANCE = "importance.json"
-"""File of a run: how much each parameter of a search matters, measured when the report was first written."""
-
-AUGMENTED = "augmented.jpg"
-"""File of a run: training photos as augmentation changes them (`draw_contact_sheet`)."""
+__all__ = ["write_run_report"]
 
 
 def write_run_report(run: str) -> str:

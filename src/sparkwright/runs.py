@@ -7,9 +7,12 @@
       events.jsonl    what happened, a line an event
       metrics.json    what came out
       report.html, model/, features/, predictions/
+      wrong.json      of photos: those that the model was most sure of, and wrong about, made small
+      augmented.jpg   of photos: some as augmentation changes them
       checkpoints/    of the training, until the run has ended well
       tuning/         of a search: what it goes on from, and Optuna's journal
       trials.json     of a search: all that it tried
+      space.json      of a search: what it searched
       importance.json of a search: how much each parameter matters, for its report
 
 One process at a time works in it. The folder may lie anywhere `sparkwright.storage` writes. Events of a run that
@@ -43,10 +46,24 @@ from sparkwright.events import (
 from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
-__all__ = ["CHECKPOINTS", "TRIALS", "TUNING", "Run", "check_folder", "read_run"]
+__all__ = [
+    "AUGMENTED",
+    "CHECKPOINTS",
+    "IMPORTANCE",
+    "SPACE",
+    "THUMBNAILS",
+    "TRIALS",
+    "TUNING",
+    "Run",
+    "check_folder",
+    "read_run",
+]
 
 CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.json", "checkpoints"
-TUNING, TRIALS = "tuning", "trials.json"
+TUNING, TRIALS, SPACE, IMPORTANCE = "tuning", "trials.json", "space.json", "importance.json"
+THUMBNAILS, AUGMENTED = "wrong.json", "augmented.jpg"
+
+_MADE = (EVENTS, METRICS, CHECKPOINTS, TUNING, TRIALS, SPACE, IMPORTANCE, THUMBNAILS, AUGMENTED)
 
 
 class Run:
@@ -131,7 +148,7 @@ class Run:
                     f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
                 )
         elif overwrite:
-            for name in (EVENTS, METRICS, CHECKPOINTS, TUNING, TRIALS, "report.html", "model", "predictions"):
+            for name in (*_MADE, "report.html", "model", "predictions"):
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:

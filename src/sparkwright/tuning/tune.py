@@ -9,8 +9,8 @@ from sparkwright.errors import InputError
 from sparkwright.events import Sink
 from sparkwright.labelled import FeatureRows, Fractions, LabelledRows, TableRows
 from sparkwright.models import Model
-from sparkwright.run_report import SPACE, write_run_report
-from sparkwright.runs import TRIALS, TUNING, Run, check_folder
+from sparkwright.run_report import write_run_report
+from sparkwright.runs import SPACE, TRIALS, TUNING, Run, check_folder
 from sparkwright.training.estimators.models import to_model
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.halving import rungs
