@@ -21,19 +21,16 @@ same seeds (Student's t); the wider one is what a claim rests on.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import platform
-import queue
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +39,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -365,31 +361,14 @@ def plain(given: argparse.Namespace, jobs: str, how: str) -> dict[str, Any]:
     return runs[how](str(given.scratch / "heads.npz"), trials_of(given), int(jobs), epochs_of(given))
 
 
-# Workers that are killed.
-
-
 def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
-    """Search in the deterministic mode; so often a job loses its worker, after every eighth measurement."""
-    from sparkwright.events import Event, TrialMeasured, Warned
-    from sparkwright.tuning.search_rows import search_rows
+    """Search in the deterministic mode, while so many workers are killed."""
+    from killed_trials import search_with_kills
 
     path, config = small_heads(given)
-    due: queue.Queue[int] = queue.Queue()
-    measured, lost = 0, list[str]()
-
-    def emit(event: Event) -> None:
-        nonlocal measured
-        if isinstance(event, Warned) and "lost its worker" in event.message:
-            lost.append(event.message)
-        elif isinstance(event, TrialMeasured):
-            measured += 1
-            if measured % (2 if given.small else 8) == 0:
-                due.put(measured)
-
     spark = session(2)
-    threading.Thread(target=kill, args=(due, int(kills), lost), daemon=True).start()
     config = dataclasses.replace(config, parallel_trials=2, sampler="tpe", min_epochs=1 if given.small else 6)
-    found = search_rows(spark.read.parquet(str(path)), config, split="split", emit=emit)
+    found, lost = search_with_kills(spark.read.parquet(str(path)), config, int(kills), every=2 if given.small else 8)
     spark.stop()
     return {
         **told(found.trials),
@@ -397,29 +376,6 @@ def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
         "best": [found.chosen.trial, found.chosen.values],
         "scores": [trial.value for trial in found.trials],
     }
-
-
-def kill(due: "queue.Queue[int]", kills: int, lost: list[str]) -> None:
-    """Kill a worker of Spark below this process whenever it is due, until a job of the search has lost its own."""
-    for number in range(kills):
-        due.get()
-        while len(lost) <= number:
-            for victim in workers()[:1]:
-                with contextlib.suppress(psutil.Error):
-                    victim.kill()
-            time.sleep(0.3)
-
-
-def workers() -> list[psutil.Process]:
-    """Return the Python workers that compute at this moment: forked by a daemon of Spark, and running."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            parent = process.parent()
-            daemons = [each is not None and "pyspark.daemon" in " ".join(each.cmdline()) for each in (process, parent)]
-            if all(daemons) and process.status() == psutil.STATUS_RUNNING:
-                found.append(process)
-    return found
 
 
 # What is trained outside of searches.
