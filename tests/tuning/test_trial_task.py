@@ -164,6 +164,13 @@ def test_a_trials_own_failure_is_in_its_measurement_and_leaves_nothing(
     assert runner.run([Assignment(9, {}, 6, 6)])[0].failure == ""
 
 
+def test_a_poisson_loss_takes_counts_in_a_trial_too(table: dict[str, Any], tmp_path: Path) -> None:
+    below, base = table | {"y": table["y"] - 1.0}, BASE.replace(task="regression")
+    tried = [Assignment(number, {"loss": loss}, 6, 6) for number, loss in enumerate(("huber", "poisson"))]
+    huber, poisson = LocalRunner(below, base, str(tmp_path), SIDED).run(tried)
+    assert (huber.failure, poisson.failure.partition(",")[0]) == ("", "InputError: `y` is negative")
+
+
 def test_a_trial_that_cannot_be_kept_is_no_failure_of_its_own(table: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runner = LocalRunner(table, BASE, str(tmp_path / "file"), SIDED)

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sparkwright.data.local import column_names, to_arrow
+from sparkwright.data.local import to_arrow
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import moments_of
-from sparkwright.training.rows.columns import SIDES, Columns, LabelKind, arrow_schema, check_columns, label_kind
+from sparkwright.training.rows.columns import SIDES, Columns, LabelKind, check_columns, label_kind
 from sparkwright.training.rows.encoding import ENCODED, TRAIN, VALIDATION, Encoding
 from sparkwright.training.rows.moments import Moments
 from sparkwright.training.rows.population import Invalid, Population, examine, invalid_problems
@@ -34,8 +34,6 @@ from sparkwright.training.transports.in_process import InProcess
 from sparkwright.tuning.folds import deal_folds
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
     from sparkwright.data.local import LocalTable
 
 __all__ = [
@@ -45,8 +43,7 @@ __all__ = [
     "RowsPlan",
     "TrialEncoding",
     "TrialRows",
-    "plan_local",
-    "plan_spark",
+    "make_plan",
     "read_local",
 ]
 
@@ -85,59 +82,35 @@ class RowsPlan:
         return list(dict.fromkeys([*self.columns.names, *([self.group] if self.group else [])]))
 
 
-def plan_local(
-    table: "LocalTable",
-    config: TrainingConfig,
-    subject: Subject,
-    columns: Columns,
-    *,
-    classes: Sequence[str] | None = None,
-    invalid: Invalid = "error",
-    group: str | None = None,
-    folds: int | None = None,
-) -> tuple[RowsPlan, Subject]:
-    """Return the plan of a search on a table that this process holds, and what it trains, checked; see `RowsPlan`.
-
-    Raises:
-        ColumnError: A column is missing or of another type.
-        InputError: Nothing says which rows validate.
-    """
-    types = to_arrow(table, columns.names).schema
-    return _plan(types, column_names(table), config, subject, columns, classes, invalid, group, folds)
-
-
-def plan_spark(
-    df: "DataFrame",
-    config: TrainingConfig,
-    subject: Subject,
-    columns: Columns,
-    *,
-    classes: Sequence[str] | None = None,
-    invalid: Invalid = "error",
-    group: str | None = None,
-    folds: int | None = None,
-) -> tuple[RowsPlan, Subject]:
-    """Return the plan of a search on a DataFrame, and what it trains, checked; see `RowsPlan`.
-
-    Raises:
-        ColumnError: A column is missing or of another type.
-        InputError: Nothing says which rows validate.
-    """
-    types = arrow_schema(df.schema, columns)
-    return _plan(types, df.columns, config, subject, columns, classes, invalid, group, folds)
-
-
-def _plan(
+def make_plan(
     types: pa.Schema,
     names: Sequence[str],
     config: TrainingConfig,
     subject: Subject,
     columns: Columns,
-    classes: Sequence[str] | None,
-    invalid: Invalid,
-    group: str | None,
-    folds: int | None,
+    *,
+    classes: Sequence[str] | None = None,
+    invalid: Invalid = "error",
+    group: str | None = None,
+    folds: int | None = None,
 ) -> tuple[RowsPlan, Subject]:
+    """Return the plan of a search, and what it trains on the columns, checked; see `RowsPlan`.
+
+    Args:
+        types: Of `columns`, as Arrow has them.
+        names: All columns of the table.
+        config: The search's base.
+        subject: What is trained.
+        columns: As in `RowsPlan`, and likewise the rest.
+        classes: Labels that are allowed.
+        invalid: Whether rows that cannot be trained on are left out.
+        group: Column of what folds must not divide.
+        folds: Parts of the rows.
+
+    Raises:
+        ColumnError: A column is missing or of another type.
+        InputError: Nothing says which rows validate.
+    """
     problems = invalid_problems(invalid)
     if folds is None and columns.split is None and not config.validation_fraction:
         problems.append(
@@ -232,6 +205,8 @@ class TrialRows:
             InputError: They cannot be trained on as `config` says, such as fewer rows than replicas.
         """
         plan = self.plan
+        if config.objective == "poisson" and np.any(self._rows.target < 0):  # which the base's loss may have allowed
+            raise InputError(f"`{plan.columns.label}` is negative, and a Poisson loss takes counts.")
         population = examine(self._of_fold(fold)[1], config, plan.columns, plan.kind, plan.classes, plan.invalid)
         return population, self._of_replicas(fold, config.replicas)
 

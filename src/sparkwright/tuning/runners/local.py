@@ -5,13 +5,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sparkwright import storage
+from sparkwright.data.local import column_names, to_arrow
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import Columns
 from sparkwright.training.rows.population import Invalid
 from sparkwright.training.subject import Head, Subject
 from sparkwright.tuning.costs import count_parameters
 from sparkwright.tuning.runners._base import Runner, heads_together
-from sparkwright.tuning.trial_rows import plan_local, read_local
+from sparkwright.tuning.trial_rows import make_plan, read_local
 from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -63,9 +64,9 @@ class LocalRunner(Runner):
         costs: Sequence[str] = (),
         together: str = "trial",
     ) -> None:
-        plan, self._subject = plan_local(
-            table, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
-        )
+        types, own = to_arrow(table, columns.names).schema, subject or Head()
+        chosen: dict[str, Any] = {"classes": classes, "invalid": invalid, "group": group, "folds": folds}
+        plan, self._subject = make_plan(types, column_names(table), base, own, columns, **chosen)
         self._rows = read_local(table, plan, self._subject.reader)
         self.population = self._rows.population
         self.together = heads_together(together, base, self.population, self._subject)

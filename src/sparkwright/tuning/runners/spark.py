@@ -7,7 +7,9 @@ Spark Connect.
 
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +21,14 @@ from sparkwright.session import worker_errors
 from sparkwright.training.cluster.attempts import check_shared
 from sparkwright.training.cluster.imports import check_imports
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import Columns
+from sparkwright.training.rows.columns import Columns, arrow_schema
 from sparkwright.training.rows.population import Invalid, examine
 from sparkwright.training.rows.store import Census
 from sparkwright.training.subject import Head, Subject, load_subject
 from sparkwright.tuning.costs import count_parameters
 from sparkwright.tuning.runners._base import Runner, heads_together
 from sparkwright.tuning.shared_rows import SharedRows, write_shared
-from sparkwright.tuning.trial_rows import TrialRows, plan_spark
+from sparkwright.tuning.trial_rows import TrialRows, make_plan
 from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -85,9 +87,9 @@ class SparkRunner(Runner):
         together: str = "trial",
     ) -> None:
         self._spark, folder = df.sparkSession, storage.to_uri(folder)
-        plan, self._subject = plan_spark(
-            df, base, subject or Head(), columns, classes=classes, invalid=invalid, group=group, folds=folds
-        )
+        types, own = arrow_schema(df.schema, columns), subject or Head()
+        chosen: dict[str, Any] = {"classes": classes, "invalid": invalid, "group": group, "folds": folds}
+        plan, self._subject = make_plan(types, df.columns, base, own, columns, **chosen)
         cores = session.threads_per_task(self._spark)
         if base.threads > cores:
             raise InputError(
@@ -103,6 +105,8 @@ class SparkRunner(Runner):
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
         setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
         self._job = TrialJob(rows, setting, shipped)
+        self._tag = f"sparkwright-{uuid.uuid4().hex}"  # of the jobs that train
+        self._closed = False
         try:
             (census, *_) = self._ask(_OpenRows(self._job), self.slots)
             self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
@@ -115,7 +119,17 @@ class SparkRunner(Runner):
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         job = replace(self._job, assignments=tuple(assignments))
-        return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
+        self._spark.addTag(self._tag)
+        try:
+            answers = [] if self._closed else self._ask(job)
+        except Exception:
+            if not self._closed:
+                raise
+        finally:
+            self._spark.removeTag(self._tag)
+        if self._closed:  # nobody waits for it, so nobody is to try it again
+            raise CancelledError("The search is over.")
+        return [Measurement.from_dict(json.loads(answer)) for answer in answers]
 
     def parameters(self, values: Mapping[str, Any]) -> int:
         return count_parameters(self._job.setting.config(values), self.population, self._subject)
@@ -124,7 +138,9 @@ class SparkRunner(Runner):
         self._job.setting.drop(trial)
 
     def close(self) -> None:
-        """Delete the executors' copies of the rows."""
+        """End jobs that still train, and delete the executors' copies of the rows."""
+        self._closed = True
+        self._spark.interruptTag(self._tag)  # they would keep the slots, of a search that has failed, to their ends
         self._ask(_RemoveRows(self._job.rows), self.slots)
 
     def _ask(self, task: "TrialJob | _OpenRows | _RemoveRows", tasks: int = 1) -> list[str]:
