@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from optuna.samplers import RandomSampler
 
 from sparkwright.errors import InputError
 from sparkwright.events import TrialStarted, Warned
@@ -108,9 +109,10 @@ def test_a_configuration_says_what_it_stands_for():
 
 
 def test_only_a_search_in_which_no_clock_decides_repeats():
-    assert SEARCH.repeats
+    assert SEARCH.repeats is True
+    assert replace(SEARCH, sampler=RandomSampler()).repeats is None
     for clocked in ({"parallel_trials": None}, {"time_limit_s": 9}, {"max_seconds_per_row": 1.0}):
-        assert not replace(SEARCH, **clocked).repeats
+        assert replace(SEARCH, **clocked).repeats is False
     assert not replace(SEARCH, objectives=("accuracy", "seconds_per_row")).repeats
 
 

@@ -51,6 +51,7 @@ def tune(
     ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Weights that a trial may have.")] = None,
     max_seconds_per_row: Annotated[float | None, typer.Option(help="What scoring a row may take.")] = None,
+    max_epochs: Annotated[int | None, typer.Option(help="Epochs that all trials together may train, about.")] = None,
     time_limit_s: Annotated[float | None, typer.Option(help="Seconds after which no more trials start.")] = None,
     parallel_trials: Annotated[
         int | None,
@@ -116,6 +117,7 @@ def tune(
         max_parameters=max_parameters,
         max_seconds_per_row=max_seconds_per_row,
         objectives=tuple(objective or ()),
+        max_epochs=max_epochs,
         time_limit_s=time_limit_s,
     )
     check_heads(config)

@@ -116,10 +116,12 @@ class TuningConfig:
         return tuple(name for name in COSTS if name in self.objectives or name in self.limits)
 
     @property
-    def repeats(self) -> bool:
-        """Whether the same search again gives the same trials: nothing that they depend on is measured by a clock."""
+    def repeats(self) -> bool | None:
+        """Whether the same search again gives the same trials, because no clock decides; None if its sampler knows."""
         clocked = self.time_limit_s is not None or "seconds_per_row" in self.costs
-        return self.parallel_trials is not None and not clocked
+        if self.parallel_trials is None or clocked:
+            return False
+        return True if isinstance(self.sampler, str) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
