@@ -165,16 +165,22 @@ class Search:
         if len(job) == 1:
             return [self._do_alone(job[0], 1)]
         try:
-            return [(measurement, 1) for measurement in self._runner.run(job)]
+            return [(measurement, 1) for measurement in self._run(job)]
         except WorkerError as error:
             self._warn(job, error)
         return [self._do_alone(assignment, 2) for assignment in job]
+
+    def _run(self, job: Sequence[Assignment]) -> list[Measurement]:
+        """Run a job, timed by one clock wherever it runs."""
+        started = self._clock()
+        measured = self._runner.run(job)
+        return [dataclasses.replace(each, started=started, stopped=self._clock()) for each in measured]
 
     def _do_alone(self, assignment: Assignment, first: int) -> tuple[Measurement, int]:
         lost = ""
         for attempt in range(first, ATTEMPTS + 1):
             try:
-                [measurement] = self._runner.run([dataclasses.replace(assignment, attempt=attempt)])
+                [measurement] = self._run([dataclasses.replace(assignment, attempt=attempt)])
             except WorkerError as error:
                 self._warn([assignment], error)
                 lost = _first_line(error)

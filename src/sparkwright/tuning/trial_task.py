@@ -143,7 +143,6 @@ class _Task:
         self.seconds = 0.0
         self._setting = setting
         self._uri = setting.checkpoints(assignment)
-        self._started = time.time()
         self._told: list[EpochEnded] = []
         self._best_epoch = 0
         self._ended = False
@@ -215,8 +214,6 @@ class _Task:
             self.seconds,
             self._failure,
             f"{socket.gethostname()}/{os.getpid()}",
-            self._started,
-            time.time(),
         )
 
 

@@ -71,8 +71,8 @@ class Measurement:
         failure: Why the trial cannot be trained, as ``"NotFiniteError: …"``: a fault of its own, which would come
             again; empty if all is well.
         where: What trained it, such as ``"host/pid"``: one name for each slot.
-        started: When it began, in seconds since 1970 by the clock of where it ran.
-        stopped: When it ended, by the same clock.
+        started: When its job began, in seconds of the search.
+        stopped: When its job ended.
     """
 
     trial: int
