@@ -1,7 +1,10 @@
 """A trial is the training of its configuration on its rows, bit for bit, in one part or many; faults stay its own."""
 
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -169,6 +172,36 @@ def test_a_poisson_loss_takes_counts_in_a_trial_too(table: dict[str, Any], tmp_p
     tried = [Assignment(number, {"loss": loss}, 6, 6) for number, loss in enumerate(("huber", "poisson"))]
     huber, poisson = LocalRunner(below, base, str(tmp_path), SIDED).run(tried)
     assert (huber.failure, poisson.failure.partition(",")[0]) == ("", "InputError: `y` is negative")
+
+
+@pytest.mark.parametrize("together", ["trial", "shared"])
+def test_a_runner_that_is_closed_trains_no_further_epoch(
+    table: dict[str, Any], tmp_path: Path, together: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = LocalRunner(table, BASE, str(tmp_path), SIDED, together=together)
+    began, goes_on, epochs, start_epoch = Event(), Event(), [], Replica.start_epoch
+
+    def waiting(replica: Replica, epoch: int, steps: int) -> None:
+        epochs.append(epoch)
+        began.set()
+        goes_on.wait(60)
+        start_epoch(replica, epoch, steps)
+
+    monkeypatch.setattr(Replica, "start_epoch", waiting)
+    with ThreadPoolExecutor(2) as threads:
+        job = threads.submit(runner.run, [Assignment(0, {}, 6, 6)])
+        began.wait(60)
+        closing = threads.submit(runner.close)
+        while not runner._over.is_set():
+            time.sleep(0.01)
+        assert not closing.done()
+        goes_on.set()
+        closing.result(60)
+        with pytest.raises(CancelledError, match="search is over"):
+            job.result()
+    assert set(epochs) == {1}
+    with pytest.raises(CancelledError, match="search is over"):
+        runner.run([Assignment(1, {}, 6, 6)])
 
 
 def test_a_trial_that_cannot_be_kept_is_no_failure_of_its_own(table: dict[str, Any], tmp_path: Path) -> None:

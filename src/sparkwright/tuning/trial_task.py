@@ -11,12 +11,14 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any, cast
 
-from sparkwright import storage
+from sparkwright import events, storage
 from sparkwright.errors import InputError, WorkerError
-from sparkwright.events import EpochEnded, Event
+from sparkwright.events import EpochEnded
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, Paused, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import Outcome, train_rows
@@ -77,18 +79,23 @@ class TrialSetting:
 
 
 def train_trials(
-    assignments: Sequence[Assignment], rows: TrialRows, setting: TrialSetting, subject: Subject
+    assignments: Sequence[Assignment],
+    rows: TrialRows,
+    setting: TrialSetting,
+    subject: Subject,
+    over: Event | None = None,
 ) -> list[Measurement]:
     """Do the assignments of a job, in this process; return what each measured, in their order.
 
     What is a trial's own fault is in its measurement. With a seed of its own, weights, order and dropout are other
-    ones; rows stay with their fold and replica.
+    ones; rows stay with their fold and replica. After the epoch in which the search is `over` nothing is trained.
 
     Raises:
+        CancelledError: The search is over.
         WorkerError: A trial's last checkpoint is damaged, and was given up.
         OSError: What is kept of a trial cannot be read or written.
     """
-    tasks = [_Task(assignment, setting) for assignment in assignments]
+    tasks = [_Task(assignment, setting, over or Event()) for assignment in assignments]
     passes: dict[tuple[str | None, int], list[_Task]] = {}
     for task in tasks:
         try:
@@ -130,6 +137,7 @@ class _Task:
     Args:
         assignment: What to do.
         setting: Of the search.
+        over: Set when nobody waits for it any more.
     """
 
     config: TrainingConfig
@@ -138,8 +146,9 @@ class _Task:
     rows: dict[int, Rows]
     kept: Checkpoints
 
-    def __init__(self, assignment: Assignment, setting: TrialSetting) -> None:
+    def __init__(self, assignment: Assignment, setting: TrialSetting, over: Event) -> None:
         self.assignment = assignment
+        self._over = over
         self.seconds = 0.0
         self._setting = setting
         self._uri = setting.checkpoints(assignment)
@@ -179,8 +188,10 @@ class _Task:
             self.end(end)
         self.seconds += time.perf_counter() - began
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: events.Event) -> None:
         """Note an epoch."""
+        if self._over.is_set():
+            raise CancelledError("The search is over.")
         if isinstance(event, EpochEnded):
             self._told.append(event)
 
@@ -194,7 +205,7 @@ class _Task:
 
     def fail(self, error: Exception) -> None:
         """Take what went wrong, if it would do so again; else raise it."""
-        if isinstance(error, WorkerError | OSError):
+        if isinstance(error, WorkerError | OSError | CancelledError):
             raise error
         self._failure = f"{_kind(error)}: {error}"
 

@@ -1,7 +1,8 @@
 """Trials in this process, one after the other, without Spark."""
 
 from collections.abc import Mapping, Sequence
-from threading import Lock
+from concurrent.futures import CancelledError
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from sparkwright import storage
@@ -73,10 +74,13 @@ class LocalRunner(Runner):
         trials = storage.join(storage.to_uri(folder), TRIALS)
         self._setting = TrialSetting(base, trials, tuple(costs), shared=self.together > 1)
         self._lock = Lock()  # the number of torch's threads is the process's
+        self._over = Event()
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         with self._lock:
-            return train_trials(assignments, self._rows, self._setting, self._subject)
+            if self._over.is_set():
+                raise CancelledError("The search is over.")
+            return train_trials(assignments, self._rows, self._setting, self._subject, self._over)
 
     def parameters(self, values: Mapping[str, Any]) -> int:
         with self._lock:  # a network is made of the random numbers that a training's dropout draws from, too
@@ -86,4 +90,7 @@ class LocalRunner(Runner):
         self._setting.drop(trial)
 
     def close(self) -> None:
-        """There is nothing to free."""
+        """End the job that trains, after its epoch; wait for it, as it keeps its trials in the search's folder."""
+        self._over.set()
+        with self._lock:
+            pass
