@@ -53,6 +53,7 @@ class TerminalProgress:
         self._trials: dict[int, str] = {}  # trial → what is known of it last: running, measured, or how it ended
         self._best = ""
         self._slots = ""
+        self._left: float | None = None  # seconds of a search, as it tells
 
     def __call__(self, stamped: Stamped) -> None:
         """Show one event."""
@@ -64,6 +65,7 @@ class TerminalProgress:
                 self._validation.clear()
                 self._trials.clear()
                 self._best = self._slots = ""
+                self._left = None
             case StageStarted() as event:
                 self._start(event.stage, event.total, event.unit)
             case events.Progress() as event:
@@ -75,8 +77,8 @@ class TerminalProgress:
             case TrialStarted() | TrialMeasured() | TrialEnded() as event:
                 self._note_trial(event)
             case SearchAdvanced() as event:
-                self._slots = f"{event.working} of {event.slots} slots"
-                self._show_search(event.seconds_left)
+                self._slots, self._left = f"{event.working} of {event.slots} slots", event.seconds_left
+                self._show_search()
             case StageEnded() as event:
                 self._end(event)
             case SyncIntervalChosen() as event:
@@ -160,7 +162,7 @@ class TerminalProgress:
             self._best = f"best {event.best:.4g}, {event.epochs:,} epochs"
         self._show_search()
 
-    def _show_search(self, seconds_left: float | None = None) -> None:
+    def _show_search(self) -> None:
         """Count the trials that have a figure: most of them end much later, when nothing beats them any more."""
         states_now = list(self._trials.values())
         figures = [figure for figure in (self._slots, self._best) if figure]
@@ -172,8 +174,7 @@ class TerminalProgress:
             done = (
                 max(self._trials, default=-1) + 1 - states_now.count("running")
             )  # a search that goes on tells of new ones alone
-            left = {} if seconds_left is None else {"left": seconds_left}
-            self._live.update(task, completed=done, note=", ".join(figures), **left)
+            self._live.update(task, completed=done, note=", ".join(figures), left=self._left)
 
     def _end(self, event: StageEnded) -> None:
         unit = "rows"

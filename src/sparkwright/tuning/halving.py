@@ -51,7 +51,7 @@ class Halving:
     def epochs(self) -> float:
         """Of a trial, on average, where one in `eta` goes on at each rung."""
         stretches = [after - before for before, after in pairwise([0, *self.rungs])]
-        return sum(stretch / self._eta**rung for rung, stretch in enumerate(stretches))
+        return sum(stretch / float(self._eta) ** rung for rung, stretch in enumerate(stretches))
 
     def note(self, trial: int, epoch: int, value: float, *, ended: bool) -> None:
         """Note the value of a trial at a rung; one that has `ended` needs no job to go on."""
