@@ -92,13 +92,16 @@ class SharedRows:
         return local_folder() / f"tuning-{self.key}"
 
     def _copy(self, files: RowFiles, root: Path) -> None:
-        files.remove()  # what a process left that died
+        for left in root.glob("rows-*"):  # by a process that died
+            shutil.rmtree(left, ignore_errors=True)
         groups = Groups(self._read())
         census = files.keep(groups, range(1)).census
         width = int(next(iter(census.widths), 0))
         kept = files.load(range(1), width, self.memory_bytes) if len(census.widths) < 2 else None
         np.save(root / _GROUPS, groups.of(kept[0].key if kept else np.empty(0, np.int64)))
-        (root / _FACTS).write_text(census.to_json())  # last: now they are whole
+        partial = root / f"{_FACTS}.partial"
+        partial.write_text(census.to_json())
+        partial.replace(root / _FACTS)  # last: now they are whole
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         schema = ENCODED.append(GROUP)
