@@ -1,9 +1,14 @@
 """Fixtures that all tests share: a Spark session, the command line, a finished run, the test data, a Hadoop.
 
-The whole suite is two runs side by side, since one process can hold a session of one kind only:
-``SPARKWRIGHT_TEST_SESSION=classic`` and ``SPARKWRIGHT_TEST_SESSION=connect``, where `spark` is a Spark Connect session.
-What is marked `connect` is in both, or with ``only=True`` in the second alone; so is what is marked `cluster` or needs
-Hadoop. Without that variable all that was named runs, on a classic session.
+The whole suite is three runs side by side. ``SPARKWRIGHT_TEST_SESSION`` says which a process is: one process can hold a
+session of one kind only, and Spark spends much of a test waiting.
+
+- ``classic``: what uses `spark`, a classic session;
+- ``connect``: what is marked `connect`, where `spark` is a Spark Connect session; with ``only=True`` it is not in the
+  first. What uses both `spark` and servers of its own (marked `cluster`, or on Hadoop) is here alone;
+- ``none``: what uses no session of the suite's.
+
+Without that variable all that was named runs, on a classic session.
 """
 
 import contextlib
@@ -61,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for fixture, mark in {"spark": "spark", "data_dir": "data", "hadoop": "hadoop", "yarn": "hadoop"}.items():
             if fixture in fixtures:
                 item.add_marker(mark)
-        (left_out if _in_the_other_run(item) else kept).append(item)
+        (left_out if _in_another_run(item) else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(kept, key=_cost)
@@ -71,12 +76,18 @@ def _has_servers(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(mark) for mark in ("cluster", "hadoop"))
 
 
-def _in_the_other_run(item: pytest.Item) -> bool:
+def _in_another_run(item: pytest.Item) -> bool:
     connect = item.get_closest_marker("connect")
-    alone = _has_servers(item) or (connect is not None and connect.kwargs.get("only", False))
-    if CONNECT:
-        return connect is None and not alone
-    return SESSION == "classic" and alone
+    session = connect is not None or item.get_closest_marker("spark") is not None
+    on_connect = (session and _has_servers(item)) or (connect is not None and connect.kwargs.get("only", False))
+    match SESSION:
+        case "classic":
+            return not session or on_connect
+        case "connect":
+            return connect is None and not on_connect
+        case "none":
+            return session
+    return False
 
 
 def _cost(item: pytest.Item) -> int:
