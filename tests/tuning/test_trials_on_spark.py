@@ -3,9 +3,8 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,37 +115,6 @@ def test_trials_on_spark_are_those_of_this_process(
     for each in (runner, again):
         each.close()
     assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))
-
-
-@dataclass(frozen=True)
-class LongJob(TrialJob):
-    """Trains for ever."""
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        Path(self.rows.uri.removeprefix("file://")).parents[1].joinpath(f"at-{self.assignments[0].trial}").touch()
-        time.sleep(300)
-        yield from ()
-
-
-def test_a_runner_that_is_closed_ends_what_trains_and_begins_nothing_more(
-    spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(on_spark, "TrialJob", LongJob)
-    runner = SparkRunner(frame(spark, table), BASE, str(tmp_path), COLUMNS)
-    with ThreadPoolExecutor(2) as threads:
-        jobs = [threads.submit(runner.run, [Assignment(trial, {}, 4, 4)]) for trial in range(2)]
-        began = time.monotonic()
-        while len(list(tmp_path.glob("at-*"))) < 2 and time.monotonic() < began + 60:
-            time.sleep(0.05)
-        began = time.monotonic()
-        runner.close()
-        for job in jobs:
-            with pytest.raises(CancelledError, match="search is over"):
-                job.result()
-    assert time.monotonic() - began < 60
-    with pytest.raises(CancelledError, match="search is over"):
-        runner.run([Assignment(2, {}, 4, 4)])
 
 
 def test_what_spark_cannot_give_trials_is_refused_before_the_first(

@@ -7,9 +7,7 @@ Spark Connect.
 
 import contextlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +103,6 @@ class SparkRunner(Runner):
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
         setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
         self._job = TrialJob(rows, setting, shipped)
-        self._tag = f"sparkwright-{uuid.uuid4().hex}"  # of the jobs that train
-        self._closed = False
         try:
             (census, *_) = self._ask(_OpenRows(self._job), self.slots)
             self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
@@ -119,17 +115,7 @@ class SparkRunner(Runner):
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         job = replace(self._job, assignments=tuple(assignments))
-        self._spark.addTag(self._tag)
-        try:
-            answers = [] if self._closed else self._ask(job)
-        except Exception:
-            if not self._closed:
-                raise
-        finally:
-            self._spark.removeTag(self._tag)
-        if self._closed:  # nobody waits for it, so nobody is to try it again
-            raise CancelledError("The search is over.")
-        return [Measurement.from_dict(json.loads(answer)) for answer in answers]
+        return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
 
     def parameters(self, values: Mapping[str, Any]) -> int:
         return count_parameters(self._job.setting.config(values), self.population, self._subject)
@@ -138,9 +124,7 @@ class SparkRunner(Runner):
         self._job.setting.drop(trial)
 
     def close(self) -> None:
-        """End jobs that still train, and delete the executors' copies of the rows."""
-        self._closed = True
-        self._spark.interruptTag(self._tag)  # they would keep the slots, of a search that has failed, to their ends
+        """Delete the executors' copies of the rows."""
         self._ask(_RemoveRows(self._job.rows), self.slots)
 
     def _ask(self, task: "TrialJob | _OpenRows | _RemoveRows", tasks: int = 1) -> list[str]:
