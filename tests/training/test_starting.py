@@ -25,7 +25,8 @@ def spark(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert tag in tags
         interrupted.set()
 
-    return SimpleNamespace(addTag=tags.append, removeTag=tags.remove, interruptTag=interrupt, interrupted=interrupted)
+    context = SimpleNamespace(addJobTag=tags.append, removeJobTag=tags.remove, cancelJobsWithTag=interrupt)
+    return SimpleNamespace(sparkContext=context, interrupted=interrupted)
 
 
 def fails(workers: Workers, count: int, error: Exception, *events: Event, until: Any = None) -> None:

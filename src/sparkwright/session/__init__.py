@@ -1,5 +1,6 @@
 """A Spark session and what the library needs of it: start, size, shipping, failures, checks."""
 
+from sparkwright.session._cancelling import cancellable
 from sparkwright.session._doctor import Check, check_workers, doctor
 from sparkwright.session._failures import causes, explain, worker_errors
 from sparkwright.session._java import find_java
@@ -11,6 +12,7 @@ from sparkwright.session._start import start
 __all__ = [
     "Check",
     "Room",
+    "cancellable",
     "causes",
     "check_workers",
     "cores",

@@ -8,14 +8,13 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from sparkwright import errors
 from sparkwright.errors import InputError, WorkerError
 from sparkwright.events import Emit, Event, Progress, StageStarted, TrainingRefused, Warned, WorkerLost
-from sparkwright.session import slots
+from sparkwright.session import cancellable, slots
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -48,7 +47,7 @@ class Workers:
         self._started = threading.Event()
         self._lost = threading.Event()
         self._why = ""
-        self._tag = ""
+        self._cancel: Callable[[], Any] | None = None
         self._refused: TrainingRefused | None = None
 
     def __call__(self, event: Event) -> None:
@@ -62,7 +61,8 @@ class Workers:
             self._started.set()
         elif isinstance(event, TrainingRefused):
             self._refused = event
-            self._spark.interruptTag(self._tag)
+            if self._cancel is not None:
+                self._cancel()
             return
         self._emit(event)
 
@@ -79,13 +79,12 @@ class Workers:
         self._why = ""
         self._refused = None
         self._emit(StageStarted("rows"))
-        tag = self._tag = f"sparkwright-{uuid.uuid4().hex}"
         ended = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(count, tag, ended), daemon=True, name="sparkwright-slots")
-        self._spark.addTag(tag)
-        watch.start()
         try:
-            yield
+            with cancellable(self._spark) as self._cancel:
+                args = (count, self._cancel, ended)
+                threading.Thread(target=self._watch, args=args, daemon=True, name="sparkwright-slots").start()
+                yield
         except Exception as error:
             if self._refused is not None:
                 raise getattr(errors, self._refused.error, InputError)(self._refused.message) from error
@@ -96,7 +95,6 @@ class Workers:
             raise
         finally:
             ended.set()
-            self._spark.removeTag(tag)
 
     def _others_know(self, error: WorkerError) -> bool:
         """Whether the workers that are left say more than an error does: Spark names no rank."""
@@ -104,7 +102,7 @@ class Workers:
             return False
         return self._lost.wait(_NEWS_S) and self._why not in str(error)
 
-    def _watch(self, count: int, tag: str, ended: threading.Event) -> None:
+    def _watch(self, count: int, cancel: Callable[[], Any], ended: threading.Event) -> None:
         """Count the slots while no worker has started; end a stage that cannot start."""
         began, warned = time.monotonic(), False
         while not ended.wait(_LOOK_S) and not self._started.is_set():
@@ -117,7 +115,7 @@ class Workers:
                 return
             if there < count:
                 self._why = f"The training needs {count} slots at once, but the cluster has {there} now."
-                self._spark.interruptTag(tag)
+                cancel()
                 return
             if time.monotonic() - began > _WARN_S and not warned:
                 warned = True
