@@ -171,9 +171,8 @@ class TerminalProgress:
                 figures.append(f"{states_now.count(state)} {what}")
         task = self._tasks.get("search")
         if self._live is not None and task is not None:
-            done = (
-                max(self._trials, default=-1) + 1 - states_now.count("running")
-            )  # a search that goes on tells of new ones alone
+            # By the highest number: a search that goes on tells of its new trials alone.
+            done = max(self._trials, default=-1) + 1 - states_now.count("running")
             self._live.update(task, completed=done, note=", ".join(figures), left=self._left)
 
     def _end(self, event: StageEnded) -> None:

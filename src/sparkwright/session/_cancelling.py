@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sparkwright.session._size import is_connect
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -20,7 +22,7 @@ def cancellable(spark: "SparkSession") -> Iterator[Callable[[], Any]]:
     """
     tag = f"sparkwright-{uuid.uuid4().hex}"
     end: Callable[[str], Any]
-    if "connect" in type(spark).__module__:
+    if is_connect(spark):
         add, remove, end = spark.addTag, spark.removeTag, spark.interruptTag
     else:
         # A classic session knows its tags in the thread that added them alone: `interruptTag` of another ends nothing.

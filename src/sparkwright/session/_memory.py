@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparkwright.errors import InputError
-from sparkwright.session._size import local_slots
+from sparkwright.session._size import is_connect, local_slots
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -42,8 +42,7 @@ def python_room(spark: "SparkSession") -> Room | None:
     """
     local = local_slots(spark)
     if local is not None:
-        remote = "connect" in type(spark).__module__  # then the tasks run on the server's machine
-        free = None if remote else available_bytes()
+        free = None if is_connect(spark) else available_bytes()  # there tasks run on the server's machine
         if free is None:
             return None
         return Room(free, local, "free memory of this machine", "fewer slots (--master local[N])")

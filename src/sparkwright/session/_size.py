@@ -41,9 +41,14 @@ def slots(spark: "SparkSession", *, again: bool = False) -> int:
     return _slots[spark]
 
 
+def is_connect(spark: "SparkSession") -> bool:
+    """Whether the session is one of Spark Connect, whose server may be elsewhere."""
+    return "connect" in type(spark).__module__
+
+
 def driver_hosts(spark: "SparkSession") -> list[str]:
     """Return the names under which executors know the driver; empty if Spark does not tell (Spark Connect)."""
-    if "connect" in type(spark).__module__:  # the server's address, where nothing of this process listens
+    if is_connect(spark):  # the server's address, where nothing of this process listens
         return []
     host = spark.conf.get("spark.driver.host", None)
     return [host] if host else []
