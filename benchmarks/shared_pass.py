@@ -24,6 +24,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  its usual name
 
 from sparkwright.models import library_versions
+from sparkwright.networks.dropout import Dropout, draw_bits, integers_of, noise_of
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import train_rows
 from sparkwright.training.rows.columns import Columns
@@ -117,7 +118,7 @@ def parts() -> dict[str, float]:
         torch.randint(2000, (128,)),
         torch.ones(128),
     )
-    uniform = torch.rand(128, 768, dtype=torch.float64).numpy()
+    bits, layer = draw_bits(integers_of(x.numel())), Dropout(0.3)
     logits, ones_B = torch.randn(128, 100, requires_grad=True), torch.ones(128)
 
     def loss() -> None:
@@ -126,8 +127,9 @@ def parts() -> dict[str, float]:
     timed: dict[str, Callable[[], object]] = {
         "gather": lambda: all_x.index_select(0, rows_B),
         "standardise": lambda: (x - x[0]) * x[1],
-        "dropout": lambda: F.dropout(x, 0.3),
-        "dropout, drawn already": lambda: x * torch.from_numpy(np.less(uniform, 0.7).view(np.uint8)).float().div_(0.7),
+        "dropout, torch's": lambda: F.dropout(x, 0.3),
+        "dropout": lambda: layer(x),
+        "dropout, drawn already": lambda: x * noise_of(bits, x.shape, 0.3),
         "forward": lambda: F.linear(x, w),
         "forward, oneDNN": lambda: _product(x, w),
         "weights' gradient": lambda: g.t() @ x,

@@ -337,7 +337,7 @@ def epochs_of(given: argparse.Namespace) -> int:
 
 
 def trials_of(given: argparse.Namespace) -> int:
-    return 6 if given.small else 60
+    return 6 if given.small else 30
 
 
 def timed(given: argparse.Namespace, slots: str, together: str = "trial") -> dict[str, Any]:
@@ -367,12 +367,14 @@ def alone(given: argparse.Namespace, kills: str) -> dict[str, Any]:
 
     path, config = small_heads(given)
     spark = session(2)
-    config = dataclasses.replace(config, parallel_trials=2, sampler="tpe", min_epochs=1 if given.small else 6)
+    trials = trials_of(given) if given.small else 60
+    halved = {"sampler": "tpe", "min_epochs": 1 if given.small else 6}
+    config = dataclasses.replace(config, trials=trials, parallel_trials=2, **halved)
     found, lost = search_with_kills(spark.read.parquet(str(path)), config, int(kills), every=2 if given.small else 8)
     spark.stop()
     return {
         **told(found.trials),
-        "lost": lost,
+        "lost": [message.partition(":")[0] for message in lost],
         "best": [found.chosen.trial, found.chosen.values],
         "scores": [trial.value for trial in found.trials],
     }

@@ -88,7 +88,7 @@ def model_of(result: TrainingResult) -> Model:
 @pytest.mark.parametrize("name", ["lstm", "gru", "text_cnn"])
 def test_a_network_learns_texts(name: str) -> None:
     result = fit(sentences(), texts_subject(name, word_dropout=0.05, truncate=10) if name == "lstm" else
-                 texts_subject(name), epochs=12)  # fmt: skip
+                 texts_subject(name), epochs=20)  # fmt: skip
     assert result.validation["accuracy"] == 1.0
     answers = Predictor(model_of(result).to_files()).predict(["it so good", "bad the film unheardof"])
     assert [answer.label for answer in answers] == ["good", "bad"]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sparkwright.errors import InputError
+from sparkwright.networks.dropout import Dropout
 from sparkwright.networks.torch_network import Architecture, Layers
 
 __all__ = ["build"]
@@ -51,7 +52,7 @@ def build(
     for number, count in enumerate(hidden, 1):
         layers[f"fc{number}"] = nn.Sequential(OrderedDict(linear=nn.Linear(size, count), act=nn.ReLU()))
         if dropout:
-            layers[f"dropout{number}"] = nn.Dropout(dropout)
+            layers[f"dropout{number}"] = Dropout(dropout)
         size = count
     layers["output"] = nn.Linear(size, outputs)
     return Architecture(Layers(layers), tuple(input_shape), {}, f"fc{len(hidden)}" if hidden else "flatten")

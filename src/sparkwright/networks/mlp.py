@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sparkwright.errors import InputError, did_you_mean
+from sparkwright.networks.dropout import Dropout
 from sparkwright.networks.torch_network import Architecture, Layers, TorchNetwork
 
 __all__ = ["ACTIVATIONS", "Standardise", "build", "mlp"]
@@ -57,12 +58,12 @@ def build(
         layers["standardise"] = Standardise(inputs)
     width = inputs
     if dropout and not hidden:
-        layers["dropout"] = nn.Dropout(dropout)
+        layers["dropout"] = Dropout(dropout)
     for number, size in enumerate(hidden, 1):
         layers[f"hidden{number}"] = nn.Linear(width, size)
         layers[f"act{number}"] = ACTIVATIONS[activation]()
         if dropout:
-            layers[f"dropout{number}"] = nn.Dropout(dropout)
+            layers[f"dropout{number}"] = Dropout(dropout)
         width = size
     feature_layer = f"act{len(hidden)}" if hidden else None
     layers["output"] = nn.Linear(width, outputs)

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from sparkwright.errors import InputError
+from sparkwright.networks.dropout import Dropout
 from sparkwright.networks.sequences import CELLS, POOLINGS, Embed, Mask, Pool, Recurrent, StepDropout, check_one
 from sparkwright.networks.torch_network import Architecture, Layers
 
@@ -92,5 +93,5 @@ def end(
     """Add the layers that every network of sequences ends with."""
     layers["pool"] = Pool(pooling, ahead)  # type: ignore[arg-type]
     if dropout:
-        layers["dropout"] = nn.Dropout(dropout)
+        layers["dropout"] = Dropout(dropout)
     layers["output"] = nn.Linear(width * (2 if pooling == "mean_max" else 1), outputs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
 from sparkwright.errors import InputError, did_you_mean
+from sparkwright.networks.dropout import Dropout
 
 __all__ = [
     "CELLS",
@@ -76,7 +77,7 @@ class Embed(nn.Module):
         return steps.replaced(F.embedding(steps.x_BTC[:, :, 0].long(), self.weight))
 
 
-class StepDropout(nn.Dropout):
+class StepDropout(Dropout):
     """Dropout in `Steps`: of single values, or (``whole``) of all values of a step, that is of whole words."""
 
     def __init__(self, p: float, whole: bool = False) -> None:
@@ -87,8 +88,8 @@ class StepDropout(nn.Dropout):
         if not self.training or not self.p:
             return steps
         if self.whole:
-            return Steps(steps.x_BTC * F.dropout(torch.ones_like(steps.x_BTC[:, :, :1]), self.p), steps.there_BT)
-        return Steps(F.dropout(steps.x_BTC, self.p), steps.there_BT)
+            return Steps(steps.x_BTC * super().forward(torch.ones_like(steps.x_BTC[:, :, :1])), steps.there_BT)
+        return Steps(super().forward(steps.x_BTC), steps.there_BT)
 
 
 class Recurrent(nn.Module):

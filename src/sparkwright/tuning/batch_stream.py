@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from sparkwright.networks.dropout import draw_bits, integers_of, noise_of
 
 __all__ = ["Batch", "BatchStream", "Draws"]
 
@@ -20,10 +19,7 @@ _VALIDATION_BYTES = 64 << 20
 
 
 class Draws:
-    """The random numbers of one step, of which every head takes its dropout: the same draws as torch's for the seed.
-
-    Where torch draws a mask from one uniform number an element (all processors but Intel's), the numbers are drawn once
-    and compared with each head's own probability; else each probability has a draw of its own.
+    """The random bits of one step, of which every head takes its dropout, as `Dropout` takes them for the seed.
 
     Args:
         seed: Of the step.
@@ -33,7 +29,7 @@ class Draws:
     def __init__(self, seed: int, common: Iterable[float] = ()) -> None:
         self._seed = seed
         self._common = frozenset(common)
-        self._uniform_N: NDArray[np.float64] = np.empty(0)
+        self._bits = torch.empty(0, dtype=torch.int64)
         self._kept: dict[Hashable, list[Tensor]] = {}
 
     def noise(self, rows: int, widths: tuple[int, ...], dropout: float) -> list[Tensor]:
@@ -41,34 +37,14 @@ class Draws:
         key = (rows, widths, dropout)
         if key in self._kept:
             return self._kept[key]
-        made = (self._compared if _compares() else self._drawn)(rows, widths, dropout)
+        sizes = [integers_of(rows * width) for width in widths]
+        if len(self._bits) < sum(sizes):
+            self._bits = draw_bits(sum(sizes), torch.Generator().manual_seed(self._seed))
+        parts = torch.split(self._bits[: sum(sizes)], sizes)
+        made = [noise_of(part, (rows, width), dropout) for part, width in zip(parts, widths, strict=True)]
         if dropout in self._common:
             self._kept[key] = made
         return made
-
-    def _compared(self, rows: int, widths: tuple[int, ...], dropout: float) -> list[Tensor]:
-        total = rows * sum(widths)
-        if len(self._uniform_N) < total:
-            generator = torch.Generator().manual_seed(self._seed)
-            self._uniform_N = torch.rand(total, dtype=torch.float64, generator=generator).numpy()
-        kept_N = np.less(self._uniform_N[:total], 1 - dropout)
-        noise_N = torch.from_numpy(kept_N.view(np.uint8)).float().div_(1 - dropout)
-        parts = torch.split(noise_N, [rows * width for width in widths])
-        return [part.view(rows, width) for part, width in zip(parts, widths, strict=True)]
-
-    def _drawn(self, rows: int, widths: tuple[int, ...], dropout: float) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(self._seed)
-        return [
-            torch.empty(rows, width).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout) for width in widths
-        ]
-
-
-@cache
-def _compares() -> bool:
-    """Whether torch's masks come of uniform numbers, as they do where it does not leave them to MKL."""
-    drawn = torch.empty(256).bernoulli_(0.7, generator=torch.Generator().manual_seed(1))
-    uniform = torch.rand(256, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return bool(torch.equal(drawn.bool(), uniform < 0.7))
 
 
 @dataclass
@@ -106,7 +82,7 @@ class BatchStream:
         self._common = frozenset(dropout for dropout, count in heads.items() if count > 1 and dropout > 0)
         widest = max((sum(widths) for dropout, widths in self.dropped if dropout), default=0)
         kept = sum(sum(widths) for dropout, widths in set(self.dropped) if dropout in self._common)
-        self._drawn_bytes = 8 * widest + 4 * kept  # a row's: float64 draws, float32 masks
+        self._drawn_bytes = 2 * widest + 4 * kept  # a row's: bits, float32 masks
 
     def draws(self, seed: int) -> Draws:
         """Return the random numbers of a step."""
