@@ -134,9 +134,10 @@ def transfer(
         cut = cut.with_augmentation(augmentation)
     training = (training or TrainingConfig(refit=finetune is None)).replace(seed=seed)
     if finetune is not None:
-        WholeNetwork.of(cut, new_head=True, train_from=finetune)  # before anything is computed
         training = training.replace(refit=False)  # the validation rows are to be new to the head
         finetuning = (finetuning or FINETUNING).replace(seed=seed, replicas=training.replicas)
+        subject = WholeNetwork.of(cut, new_head=True, train_from=finetune)  # before anything is computed
+        subject.check(finetuning.replace(hidden=training.hidden))  # the head will be that of the features
     config = {
         "images": [images] if isinstance(images, str) else list(images),
         "network": network if isinstance(network, str) else network.name,

@@ -50,6 +50,8 @@ def test_frozen_layers_have_no_rate() -> None:
 def test_a_layer_that_is_not_there_is_named_with_the_closest() -> None:
     with pytest.raises(InputError, match=r"`layer_rates` names `features.33`.*Did you mean `features.3`\?"):
         rate_factors(network(), TrainingConfig(layer_rates={"features.33": 0.1}))
+    with pytest.raises(InputError, match=r"`layer_rates` names `feature`.*Did you mean `features`\?"):
+        rate_factors(network(), TrainingConfig(layer_rates={"feature": 0.1}))
 
 
 @pytest.mark.parametrize("rates", [{"features": 0}, {"features": "slow"}, ["features"], 0.1])

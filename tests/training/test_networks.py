@@ -18,7 +18,7 @@ from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.replica.replica import Replica
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.subject import WholeNetwork
+from sparkwright.training.subject import Head, WholeNetwork
 
 SMALL = {"input_shape": (3, 16, 16), "outputs": 2, "channels": (4, 8), "features": 8}
 PREPROCESSING = Preprocessing((16, 16), resize="exact", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -260,3 +260,19 @@ def test_a_table_of_layers_that_cannot_be_is_refused() -> None:
         fit(subject, photos(), unfreeze={1: "head", 2: "block7"})
     with pytest.raises(InputError, match="`unfreeze` must map epochs, the first of which is 1, to layers"):
         config(unfreeze={2: "head"})
+
+
+def test_layers_that_are_not_there_are_named_without_a_row() -> None:
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    subject.check(config(unfreeze={1: "head", 2: "block2"}, layer_rates={"block1": 0.1}))
+    with pytest.raises(InputError, match=r"`unfreeze` names `blok2`.*Did you mean `block2`\?"):
+        subject.check(config(unfreeze={1: "head", 2: "blok2"}))
+    with pytest.raises(InputError, match=r"`layer_rates` names `hidden2`.*Did you mean `hidden1`\?"):
+        Head().check(config(hidden=(4,), layer_rates={"hidden2": 0.1}))
+
+
+def test_a_layer_has_a_rate_by_either_of_its_names() -> None:
+    subject = WholeNetwork.of(load_network("resnet20", weights="random"), new_head=True)
+    named = subject.named(config(layer_rates={"block2": 0.1}))
+    assert named.layer_rates == {"layer2": 0.1}
+    subject.check(config(layer_rates={"block2": 0.1}))

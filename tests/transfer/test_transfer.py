@@ -184,6 +184,20 @@ def test_a_layer_that_leaves_nothing_to_fine_tune_is_refused_before_anything_is_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unfreeze": {1: "head", 3: "blok2"}}, r"`unfreeze` names `blok2`.*Did you mean `block2`\?"),
+        ({"layer_rates": {"haed": 0.5}}, r"`layer_rates` names `haed`.*Did you mean `head`\?"),
+        ({"layer_rates": {"block1": 0.5}}, "`layer_rates` names `block1`, which has no weights that train"),
+    ],
+)
+def test_layers_that_the_fine_tuning_names_wrongly_are_told_before_anything_is_read(tmp_path, settings, message):
+    wrong = {"finetune": "block2", "finetuning": FINETUNING.replace(**settings)}
+    with pytest.raises(InputError, match=message):
+        transfer(None, "nowhere", "digits_cnn", str(tmp_path / "run"), **wrong)
+
+
 def test_augmentation_without_fine_tuning_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(InputError, match="`augmentation` changes photos while the network trains on them, which needs"):
         transfer(None, "nowhere", "digits_cnn", str(tmp_path / "run"), augmentation="glyphs")

@@ -94,6 +94,7 @@ def fit_table(
         subject = Head(None if initial is None else Initial.of(initial, config))
     subject = subject.for_column(rows.schema, columns)
     check_columns(columns, rows.schema, column_names(table), config.task, subject.reader.payload)
+    subject.check(config)
     if split is not None:
         rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
     if run is None:

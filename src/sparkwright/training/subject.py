@@ -30,6 +30,8 @@ from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.session import ship_file, shipped_path
 from sparkwright.training.config import TrainingConfig, label_text
 from sparkwright.training.initial import Initial
+from sparkwright.training.replica.layer_rates import rate_factors
+from sparkwright.training.replica.unfreezing import first_epochs
 from sparkwright.training.rows.columns import Columns, is_text
 from sparkwright.training.rows.moments import Moments
 from sparkwright.training.rows.population import Population
@@ -68,6 +70,21 @@ class Subject(ABC):
     def named(self, config: TrainingConfig) -> TrainingConfig:
         """Return the configuration with layers under the names that they have in `module`."""
         return config
+
+    def check(self, config: TrainingConfig) -> None:
+        """Check the layers that a configuration names, before any row is there.
+
+        Raises:
+            InputError: One is not there, or has no weights that train.
+        """
+        if config.unfreeze or config.layer_rates:
+            config, module = self.named(config), self.layers(config)
+            first_epochs(module, config.unfreeze)
+            rate_factors(module, config)
+
+    @abstractmethod
+    def layers(self, config: TrainingConfig) -> nn.Module:
+        """Return the layers, frozen ones frozen: those that `module` has, though the rows may make these wider."""
 
     @abstractmethod
     def standardises(self, config: TrainingConfig) -> bool:
@@ -135,6 +152,9 @@ class Head(Subject):
     @property
     def reader(self) -> Reader:
         return NUMBERS
+
+    def layers(self, config: TrainingConfig) -> nn.Module:
+        return build_head(config, 1, 1).to_module()
 
     def standardises(self, config: TrainingConfig) -> bool:
         return config.standardise
@@ -261,10 +281,17 @@ class WholeNetwork(Subject):
         return replace(self, located=is_text(type_) if type_ is not None else False)
 
     def named(self, config: TrainingConfig) -> TrainingConfig:
-        if config.unfreeze is None:
+        if not (config.unfreeze or config.layer_rates):
             return config
         aliases = self._joined(self._head(config, 1)).aliases
-        return config.replace(unfreeze={epoch: aliases.get(name, name) for epoch, name in config.unfreeze.items()})
+        begins, rates = config.unfreeze or {}, config.layer_rates or {}
+        return config.replace(
+            unfreeze={epoch: aliases.get(name, name) for epoch, name in begins.items()} or None,
+            layer_rates={aliases.get(name, name): factor for name, factor in rates.items()} or None,
+        )
+
+    def layers(self, config: TrainingConfig) -> nn.Module:
+        return self._joined(self._head(config, 1)).to_module()
 
     def standardises(self, config: TrainingConfig) -> bool:  # noqa: ARG002
         return False

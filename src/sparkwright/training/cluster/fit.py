@@ -103,8 +103,8 @@ def train(
 
     Raises:
         ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
-        InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite; checkpoints of another
-            configuration or other data in the run folder.
+        InputError: Fewer rows than replicas, fewer than two classes, a layer that is not there, a loss that is not
+            finite; checkpoints of another configuration or other data in the run folder.
         EnvironmentNotReadyError: Fewer slots than workers, or dynamic allocation, which a gang cannot use.
         WorkerError: A worker failed; with its rank, host and traceback.
         StorageError: The run folder is not one that driver and workers share.
@@ -120,6 +120,7 @@ def train(
         subject = Head(None if initial is None else Initial.of(initial, config))
     subject = subject.for_column(types, columns)
     check_columns(columns, types, df.columns, config.task, subject.reader.payload)
+    subject.check(config)
     kind = label_kind(types.field(label).type)
     workers = _workers(spark, config, num_workers, transport)
     rows = select_rows(df, columns)
