@@ -33,7 +33,7 @@ from sparkwright.training.estimators.models import (
     to_model,
 )
 from sparkwright.training.estimators.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
-from sparkwright.training.rows.columns import Columns, arrow_schema, column_problems
+from sparkwright.training.rows.columns import Columns, Payload, arrow_schema, column_problems
 from sparkwright.training.rows.population import invalid_problems
 from sparkwright.training.subject import Subject
 
@@ -229,16 +229,18 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
             config = self._config(task)
         except InputError as error:
             problems += error.problems
-        subject = None
+        subject: Subject | None = None
+        payload: Payload | None = None  # what the columns must hold is the subject's to say
         try:
             subject = self._subject()
+            payload = subject.reader.payload if subject else "numbers"
         except InputError as error:
             problems += error.problems or [str(error)]
         if named is not None and self.isSet(self.featuresCol):
             problems.append("`featuresCol` and `featuresCols` are both set; leave one out.")
         problems += self._run_problems()
         if not wrong:
-            wrong = column_problems(columns, types, names, task, subject.reader.payload if subject else "numbers")
+            wrong = column_problems(columns, types, names, task, payload)
         if problems or wrong:
             kind = InputError if problems else ColumnError
             raise kind.listing(f"{type(self).__name__} cannot train like this", problems + wrong)

@@ -64,7 +64,7 @@ def _inside(parameter: str, layers: tuple[str, ...]) -> bool:
 
 def _unknown(layer: str, trained: list[str], given: Mapping[str, float]) -> str:
     known = sorted({name.rpartition(".")[0] or name for name in trained})
-    around = {path[:dot.start()] for path in known for dot in re.finditer(r"\.", path)}  # what layers are inside of
+    around = {path[: dot.start()] for path in known for dot in re.finditer(r"\.", path)}  # what layers are inside of
     shown = did_you_mean(layer, [*known, *sorted(around)])
     shown = shown or f" Layers that train: {', '.join(known[:20])}{' …' * (len(known) > 20)}."
     return f"`layer_rates` names `{layer}`, which has no weights that train. It is {dict(given)}.{shown}"

@@ -99,7 +99,7 @@ def check_columns(
 
 
 def column_problems(
-    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload = "numbers"
+    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload | None = "numbers"
 ) -> list[str]:
     """Return what is wrong with a table's columns.
 
@@ -108,7 +108,7 @@ def column_problems(
         schema: Types of those that are there.
         names: All columns of the table.
         task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
-        payload: What the columns of features must hold.
+        payload: What the columns of features must hold; None: nobody knows yet.
     """
     problems = [
         f"Column `{name}` not found in {list(names)}.{did_you_mean(name, names)}{_several(columns, name)}"
@@ -136,10 +136,10 @@ def _role(name: str, columns: Columns) -> str:
     return "is the label: a model that sees the answer learns nothing else" if name == columns.label else "names sides"
 
 
-def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, payload: Payload) -> list[str]:
+def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, payload: Payload | None) -> list[str]:
     problems = [f"Column `{name}` holds nothing but nulls." for name, type_ in there.items() if pa.types.is_null(type_)]
     there = {name: type_ for name, type_ in there.items() if not pa.types.is_null(type_)}
-    for name in columns.features:
+    for name in columns.features if payload else ():
         type_ = there.get(name)
         if type_ is not None and payload == "bytes":
             if not (_is_binary(type_) or is_text(type_)):
