@@ -363,7 +363,8 @@ def test_rows_that_are_left_out_are_told(table: pd.DataFrame, caplog: pytest.Log
         classifier().fit(broken)
     fitted = classifier(handleInvalid="skip").fit(broken)
     assert fitted.getModel().lineage["training"]["skipped"] == 2
-    assert caplog.messages == ["2 rows could not be trained on and were left out."]
+    why = "2 where `sepal` is null, NaN or infinite"
+    assert caplog.messages == [f"2 rows could not be trained on and were left out: {why}."]
 
 
 def test_progress_shows_on_a_terminal_unless_it_is_not_wanted(

@@ -82,21 +82,29 @@ def test_photos_that_cannot_be_read_are_counted_by_kind_and_the_others_keep_thei
     reader = ImageReader(Preprocessing((32, 32)))
     rows, problems = reader.read_all(pa.array([photo(0), b"", photo(1), b"no photo"], pa.binary()))
     assert [row is None for row in rows] == [False, True, False, True]
-    assert problems == ["the photo cannot be read (empty)", "the photo cannot be read (unreadable)"]
+    assert [problem for problem, _ in problems] == [
+        "the photo cannot be read (empty)",
+        "the photo cannot be read (unreadable)",
+    ]
     assert np.array_equal(rows[2], reader.read(photo(1)))
     (tmp_path / "a.jpg").write_bytes(photo(2))
     located = ImageReader(Preprocessing((32, 32)), located=True)
     paths = [str(tmp_path / "a.jpg").encode(), str(tmp_path / "b.jpg").encode()]
     rows, problems = located.read_all(pa.array(paths, pa.binary()))
     assert np.array_equal(rows[0], reader.read(photo(2)))
-    assert problems == ["the photo cannot be read (not found)"]
+    assert problems == [("the photo cannot be read (not found)", f"There is no file {tmp_path / 'b.jpg'}.")]
+    (tmp_path / "b.jpg").write_bytes(b"no photo")
+    _, ((_, example),) = located.read_all(pa.array(paths, pa.binary()))
+    assert example == f"{tmp_path / 'b.jpg'}: The image cannot be decoded: it is of no known format."
 
 
 def test_photos_smaller_than_the_input_are_named_where_nothing_resizes() -> None:
     reader = ImageReader(Preprocessing((100, 100), resize="none"))
     rows, problems = reader.read_all(pa.array([photo(0)], pa.binary()))
     assert rows == [None]
-    assert problems == ["the photo cannot be read (wrong size)"]
+    ((problem, example),) = problems
+    assert problem == "the photo cannot be read (wrong size)"
+    assert "is smaller than the input, 100 x 100" in example
 
 
 def test_training_with_batches_made_ahead_has_the_bits_of_training_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, check_columns, label_kind
 from sparkwright.training.rows.encoding import Encoding
-from sparkwright.training.rows.population import Invalid, examine, invalid_problems
+from sparkwright.training.rows.population import Invalid, examine, invalid_problems, left_out
 from sparkwright.training.rows.store import Store
 from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports.in_process import InProcess
@@ -182,7 +182,7 @@ def _fit(
         checkpoints.fingerprint = training_fingerprint(config, data)
     seconds = {"rows": time.perf_counter() - started}
     if store.census.problems:
-        emit(Warned(f"{store.census.problems.total():,} rows could not be trained on and were left out."))
+        emit(Warned(left_out(store.census.problems.total(), store.census.listed())))
     outcome = train_rows(config, population, store.finish(population.width), transport, emit, checkpoints, subject)
     return TrainingResult.build(
         config,

@@ -105,8 +105,9 @@ def search_rows(
     subject, columns = subject or Head(), Columns.of(features, label, weight, split)
     timed, checked = _Stages(emit), {"subject": subject, "classes": classes, "invalid": invalid}
     with _folder(run) as folder, _runner(rows, config, columns, folder, checked | {"group": group}) as runner:
-        if skipped := runner.population.census.problems.total():
-            emit(Warned(f"{skipped:,} rows cannot be trained on, so the search leaves them out."))
+        census = runner.population.census
+        if skipped := census.problems.total():
+            emit(Warned(f"{skipped:,} rows cannot be trained on, so the search leaves them out: {census.listed()}."))
         with timed("search", config.trials, "trials"):
             trials = Search(config, runner, storage.join(folder, TUNING), emit=emit).run()
         wanted = best_trials(trials, config.base.direction, config.candidates, config.max_seconds_per_row)

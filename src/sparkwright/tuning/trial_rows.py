@@ -228,7 +228,8 @@ class TrialRows:
         if self._fold_N is None:
             return self._rows.side, self.census
         side_N = np.where(self._fold_N == fold, VALIDATION, TRAIN).astype(np.int8)
-        census = Census(widths=self.census.widths, problems=self.census.problems)
+        known = self.census
+        census = Census(widths=known.widths, problems=known.problems, examples=known.examples)
         key = self._rows.key.view(np.uint64)
         for side in (TRAIN, VALIDATION):
             mine, name = side_N == side, SIDES[side]

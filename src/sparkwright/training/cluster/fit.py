@@ -27,7 +27,7 @@ from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, LabelKind, Payload, arrow_schema, check_columns, label_kind
 from sparkwright.training.rows.encoding import ENCODED_DDL, Encoding
-from sparkwright.training.rows.population import Invalid, invalid_problems
+from sparkwright.training.rows.population import Invalid, invalid_problems, left_out
 from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.training.transports._base import hosting
 
@@ -252,7 +252,7 @@ def _result(
     summary, weights = _read(pieces)
     seconds = {"rows": total_s - sum(summary["seconds"].values()), **summary["seconds"]}
     if summary["skipped"]:
-        emit(Warned(f"{summary['skipped']:,} rows could not be trained on and were left out."))
+        emit(Warned(left_out(summary["skipped"], summary["problems"])))
     return TrainingResult.build(
         config,
         subject,

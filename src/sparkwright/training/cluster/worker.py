@@ -184,6 +184,7 @@ def outcome_pieces(outcome: Outcome, population: Population) -> Iterator[pa.Reco
         "classes": population.classes,
         "rows": population.census.rows,
         "skipped": population.census.problems.total(),
+        "problems": population.census.listed(),
     }
     weights = save_tensors(outcome.weights)
     parts = [("summary", 0, json.dumps(summary).encode())]

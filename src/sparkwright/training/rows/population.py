@@ -10,7 +10,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import Columns, LabelKind
 from sparkwright.training.rows.store import Census
 
-__all__ = ["Population", "examine", "invalid_problems"]
+__all__ = ["Population", "examine", "invalid_problems", "left_out"]
 
 MOST_CLASSES = 100_000
 MOST_LABELS = 10_000  # where a row has any number of them: each is a byte of each row in memory
@@ -68,6 +68,12 @@ def invalid_problems(invalid: str) -> list[str]:
     return [f"`handleInvalid` must be {' or '.join(_INVALID)}, not {invalid!r}.{did_you_mean(invalid, _INVALID)}"]
 
 
+def left_out(rows: int, problems: str) -> str:
+    """Say how many rows are left out, and why."""
+    what = "row could not be trained on and was" if rows == 1 else "rows could not be trained on and were"
+    return f"{rows:,} {what} left out: {problems}."
+
+
 def examine(
     census: Census,
     config: TrainingConfig,
@@ -91,11 +97,10 @@ def examine(
         InputError: No training rows, fewer than replicas, or one class only.
     """
     if census.problems and invalid == "error":
-        listed = "; ".join(f"{count:,} where {problem}" for problem, count in census.problems.most_common(10))
         total = census.rows.total() + census.problems.total()
         raise ColumnError(
-            f"{census.problems.total():,} of {total:,} rows cannot be trained on: {listed}. Mend or drop them, or "
-            'leave them out with handleInvalid="skip".'
+            f"{census.problems.total():,} of {total:,} rows cannot be trained on: {census.listed()}. Mend or drop "
+            'them, or leave them out with handleInvalid="skip".'
         )
     if len(census.widths) > 1:
         widths = ", ".join(f"{int(width):,} ({count:,} rows)" for width, count in census.widths.most_common(5))

@@ -110,16 +110,23 @@ class Reader(ABC):
             return 64
         return max(1, min(1024, _VALUES_AT_ONCE // int(np.prod(self.row_shape or ()))))
 
-    def read_all(self, payloads: "pa.BinaryArray") -> tuple[list[NDArray[Any] | None], list[str]]:
-        """Return what is kept of each row, None where it cannot be read; and why, once for each such row.
+    def name(self, payload: bytes) -> str:  # noqa: ARG002
+        """Return what tells a row from others in a message; empty where nothing short does."""
+        return ""
 
-        Payloads that are null count as unreadable.
+    def read_all(self, payloads: "pa.BinaryArray") -> tuple[list[NDArray[Any] | None], list[tuple[str, str]]]:
+        """Return what is kept of each row, None where it cannot be read; and for each such row why, twice.
+
+        First in the words that all rows of its kind share, then in those of this row. Payloads that are null count as
+        unreadable.
         """
         kept: list[NDArray[Any] | None] = []
         problems = []
-        for row in self._read_each(payload.as_py() for payload in payloads):
+        for place, row in enumerate(self._read_each(payload.as_py() for payload in payloads)):
             if isinstance(row, ContentError):
-                problems.append(f"the {self.noun} cannot be read ({row.kind})")
+                named, told = self.name(payloads[place].as_py()), str(row)
+                told = f"{named}: {told}" if named and named not in told else told
+                problems.append((f"the {self.noun} cannot be read ({row.kind})", told))
             kept.append(None if isinstance(row, ContentError) else row)
         return kept, problems
 
@@ -182,6 +189,9 @@ class ImageReader(Reader):
         """Height, width, channels."""
         channels, height, width = self.preprocessing.shape
         return height, width, channels
+
+    def name(self, payload: bytes) -> str:
+        return payload.decode(errors="replace") if self.located else ""
 
     def read(self, payload: bytes) -> NDArray[np.uint8]:
         if self.located:

@@ -20,6 +20,7 @@ from sparkwright.training.rows.readers import Draw, Reader
 __all__ = ["AudioReader", "SeriesReader", "TextReader"]
 
 _LARGEST_FILE = 1 << 30  # bytes of a sound's file
+_SHOWN = 40  # characters of a text in a message
 
 
 class _SequenceReader(Reader):
@@ -44,6 +45,10 @@ class TextReader(_SequenceReader):
     def item_shape(self) -> tuple[int, ...]:
         return ()
 
+    def name(self, payload: bytes) -> str:
+        text = payload[: 4 * _SHOWN].decode(errors="replace")
+        return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
     def read(self, payload: bytes) -> NDArray[np.float32]:
         return self.preprocessing.read(payload).astype(np.float32)
 
@@ -64,6 +69,9 @@ class AudioReader(_SequenceReader):
     @property
     def item_shape(self) -> tuple[int, ...]:
         return (self.preprocessing.bands,)
+
+    def name(self, payload: bytes) -> str:
+        return payload.decode(errors="replace") if self.located else ""
 
     def read(self, payload: bytes) -> NDArray[np.float32]:
         if self.located:

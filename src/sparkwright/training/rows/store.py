@@ -57,6 +57,7 @@ class Census:
         widths: Number of features → rows.
         labels: Side → label → rows.
         problems: What is wrong → rows.
+        examples: What is wrong → what is wrong with one of them: the same one whatever their order.
         keys: Side → sum of the rows' keys, whatever their order.
     """
 
@@ -64,6 +65,7 @@ class Census:
     widths: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
     keys: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Census") -> None:
@@ -71,9 +73,28 @@ class Census:
         self.rows.update(other.rows)
         self.widths.update(other.widths)
         self.problems.update(other.problems)
+        for problem, example in other.examples.items():
+            self._keep(problem, example)
         self.keys.update(other.keys)
         for side, counts in other.labels.items():
             self.labels.setdefault(side, Counter()).update(counts)
+
+    def note(self, problem: str, example: str) -> None:
+        """Count a row that cannot be trained on."""
+        self.problems[problem] += 1
+        self._keep(problem, example)
+
+    def _keep(self, problem: str, example: str) -> None:
+        self.examples[problem] = min(self.examples.get(problem, example), example)
+
+    def listed(self) -> str:
+        """Return what is wrong with how many rows, the most frequent first."""
+
+        def told(problem: str, count: int) -> str:
+            example = self.examples.get(problem, "").rstrip(".")
+            return f"{count:,} where {problem}" + (f", for example {example}" if example else "")
+
+        return "; ".join(told(*entry) for entry in self.problems.most_common(10))
 
     def to_json(self) -> str:
         """Return the counts as JSON."""
@@ -85,7 +106,7 @@ class Census:
         data = json.loads(text)
         labels = {side: Counter(counts) for side, counts in data["labels"].items()}
         plain = {name: Counter(data[name]) for name in ("rows", "widths", "problems", "keys")}
-        return Census(labels=labels, **plain)
+        return Census(labels=labels, examples=data["examples"], **plain)
 
 
 class Store:
@@ -134,7 +155,8 @@ class Store:
             x = numbers
         else:
             rows, problems = self._reader.read_all(good["features"])
-            self.census.problems.update(problems)
+            for problem, example in problems:
+                self.census.note(problem, example)
             if problems:
                 good = good.filter(pa.array([row is not None for row in rows]))
             x = [row for row in rows if row is not None]
