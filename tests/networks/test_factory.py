@@ -193,6 +193,15 @@ def test_modules_inside_are_frozen_in_the_order_of_their_registration() -> None:
     assert isinstance(module.get_submodule("module"), nn.Module)
 
 
+def test_a_function_in_place_of_its_name_and_arguments_that_json_cannot_hold_are_refused() -> None:
+    with pytest.raises(InputError, match=r"must be named as `package\.module:function`; got <function gated.*pickle"):
+        from_factory(gated, (6,))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"arguments of the factory `made_nets:Gated` travel.*torch\.float32"):
+        from_factory("made_nets:Gated", (6,), {"dtype": torch.float32})
+    with pytest.raises(InputError, match=r"got \{'sizes': array"):
+        from_factory("made_nets:Gated", (6,), {"sizes": np.ones(2)})
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

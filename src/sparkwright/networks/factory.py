@@ -7,6 +7,7 @@ function, so it must be one that you trust: one that this process has named itse
 
 import contextlib
 import io
+import json
 import math
 import os
 import re
@@ -82,14 +83,22 @@ def from_factory(
         classes: Names of the outputs.
 
     Raises:
-        InputError: The function cannot be imported or called, does not give a module, or gives one that has no
-            trainable parameters or does not take such inputs.
+        InputError: The function cannot be imported or called, or its arguments not be held by JSON; it does not give a
+            module, or gives one that has no trainable parameters or does not take such inputs.
 
     Example:
         >>> from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 3}).output_shape
         (3,)
     """
+    _check_name(factory)
     trust(factory)
+    try:
+        json.dumps(dict(arguments or {}))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The arguments of the factory `{factory}` travel, and are saved with a model, as JSON: numbers, text, "
+            f"lists, mappings, true, false or None; got {arguments!r}."
+        ) from error
     options: dict[str, Any] = {"factory": factory, "arguments": dict(arguments or {})}
     if isinstance(inputs, Mapping):
         options["inputs"] = [[key, [int(size) for size in shape]] for key, shape in inputs.items()]
@@ -188,8 +197,7 @@ def import_factory(factory: str) -> Callable[..., Any]:
     Raises:
         InputError: No such module or function; says what was tried and, of a function, which there are.
     """
-    if not _NAME.fullmatch(factory):
-        raise InputError(f"A factory must be named as `package.module:function`; got {factory!r}.")
+    _check_name(factory)
     module_name, _, path = factory.partition(":")
     try:
         found: Any = import_module(module_name)
@@ -207,6 +215,14 @@ def import_factory(factory: str) -> Callable[..., Any]:
         raise InputError(f"The factory `{factory}` must be a function or a class; it is a {type(found).__name__}.")
     function: Callable[..., Any] = found
     return function
+
+
+def _check_name(factory: object) -> None:
+    if not isinstance(factory, str) or not _NAME.fullmatch(factory):
+        raise InputError(
+            f"A factory must be named as `package.module:function`; got {factory!r}. A function itself would travel "
+            "as a pickle; its name does not."
+        )
 
 
 def check_export(network: TorchNetwork) -> None:
