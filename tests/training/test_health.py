@@ -90,6 +90,11 @@ def test_looks_come_at_every_so_many_steps() -> None:
     assert [look.step for look in steps(network(), 10, every=4).looks] == [4, 8]
 
 
+def test_short_trainings_are_looked_at_early() -> None:
+    assert [look.step for look in steps(network(), 60, every=200).looks] == [25, 50]
+    assert [look.step for look in steps(network(), 120, every=60).looks] == [25, 50, 60, 120]
+
+
 def test_looking_changes_nothing_and_leaves_no_hooks() -> None:
     watched, alone = network(), network()
     steps(watched, 5)

@@ -122,7 +122,8 @@ class TrainingConfig:
         patience: Epochs without a better `monitor` on the validation rows after which training stops; None trains all.
         validate_every: Epochs between two looks at the validation rows; the last epoch is always one.
         health_every: Steps between two looks at how each layer of one replica learns
-            (`sparkwright.training.replica.health`); None never looks. The result does not depend on it.
+            (`sparkwright.training.replica.health`), the first few of which come sooner; None never looks. The result
+            does not depend on it.
         monitor: What chooses the best epoch: ``"loss"``, ``"accuracy"``, ``"balanced_accuracy"`` or ``"macro_f1"``;
             with several labels a row ``"loss"``, ``"subset_accuracy"`` (all labels are right), ``"micro_f1"`` or
             ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or ``"r2"``.

@@ -29,6 +29,8 @@ _ACTIVATIONS = (
 _SAME = 1e-6  # what a unit's outputs may differ by and still count as the same
 _ENOUGH = 16  # outputs of a unit, below which it is too early to call it dead
 
+_EARLY = (25, 50, 100)  # steps that are looked at too: many a fine-tuning has no more than a few hundred
+
 _DEAD = 0.9  # share of a layer's units that is worth a warning
 _STILL = 1e-10  # gradient norm of a layer that does not learn
 _HIGH, _LOW = 1e-2, 1e-5  # update ratios that may be why a training does not get on
@@ -47,7 +49,7 @@ class Health:
 
     Args:
         module: The replica's layers; frozen ones are left out.
-        every: Steps from look to look.
+        every: Steps from look to look; the first few looks come sooner.
         rate: The schedule's highest rate: where the rate is far below it, small updates are no bad sign.
         phase: ``"selection"``, or ``"refit"``, which is not warned of.
         emit: What takes the events.
@@ -69,7 +71,7 @@ class Health:
         }
 
     def _due(self, step: int) -> bool:
-        return step % self._every == 0
+        return step % self._every == 0 or (step < self._every and step in _EARLY)
 
     def forward(self, step: int) -> contextlib.AbstractContextManager[None]:
         """Return what a step's forward pass runs in."""
