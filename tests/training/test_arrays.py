@@ -167,10 +167,9 @@ def test_events_tell_of_all_replicas() -> None:
     x, y = blobs()
     events: list[Event] = []
     result = fit_arrays(x, y, QUICK, emit=events.append)
-    assert events == result.history
-    first, last = events[0], events[-1]
-    assert isinstance(first, EpochEnded)
-    assert isinstance(last, EpochEnded)
+    ended = [event for event in events if isinstance(event, EpochEnded)]
+    assert ended == result.history
+    first, last = ended[0], ended[-1]
     assert (first.epoch, first.epochs, first.rows, len(first.replica_losses)) == (1, 20, 300, 4)
     assert first.learning_rate == QUICK.learning_rate
     assert last.train_loss < first.train_loss
