@@ -9,7 +9,8 @@ from simulated import DiedError, Simulated, dying, searching
 
 from sparkwright.errors import ErrorRateError, InputError, WorkerError
 from sparkwright.events import SearchAdvanced, TrialEnded, TrialMeasured, TrialStarted, Warned
-from sparkwright.tuning.search import ATTEMPTS, Search
+from sparkwright.tuning.attempts import ATTEMPTS
+from sparkwright.tuning.search import Search
 from sparkwright.tuning.trials import Trial
 
 

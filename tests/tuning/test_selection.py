@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from sparkwright.errors import InputError, WorkerError
+from sparkwright.events import Progress, Warned
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.selection import Candidate, Retraining, best_trials, choose, optimism
 from sparkwright.tuning.trials import Measurement, Trial
@@ -118,7 +119,7 @@ class Trained(Runner):
 def retrained(runner, folder, **rest):
     told = []
     rest = {"seeds": (1, 2, 3), "folds": 2, **rest}
-    retraining = Retraining(runner, "accuracy", epochs=9, folder=str(folder), finished=told.append, **rest)
+    retraining = Retraining(runner, "accuracy", epochs=9, folder=str(folder), emit=told.append, **rest)
     return retraining.run([trial(4, 0.9), trial(2, 0.8)]), told
 
 
@@ -131,15 +132,34 @@ def test_candidates_are_trained_with_each_seed_on_each_fold_and_not_again_on_res
     ]
     assert len(runner.asked) == 12
     assert all(each.until == each.epochs == 9 for each in runner.asked)
-    assert (told[0], told[-1]) == (0, 12)
+    done = [event.done for event in told if isinstance(event, Progress)]
+    assert (done[0], done[-1]) == (0, 12)
+    warned = [event.message for event in told if isinstance(event, Warned)]
+    assert len(warned) == 2
+    assert all("(trial 4) lost its worker: the executor is gone" in message for message in warned)
     again = Trained()
     assert retrained(again, tmp_path)[0] == found
     assert again.asked == []
 
 
 def test_workers_that_are_always_lost_end_the_search(tmp_path):
-    with pytest.raises(WorkerError, match="the executor is gone"):
+    with pytest.raises(WorkerError, match=r"Trial 4, trained again with seed 1, .* the executor is gone.*--resume"):
         retrained(Trained(lost=99), tmp_path)
+
+
+def test_of_trainings_of_one_job_only_the_one_that_kills_the_worker_is_done_again_on_resume(tmp_path):
+    class Kills(Trained):
+        def run(self, assignments):
+            if any((each.trial, each.seed, each.fold) == (4, 1, 1) for each in assignments):
+                raise WorkerError("out of memory")
+            return super().run(assignments)
+
+    with pytest.raises(WorkerError, match="Trial 4, trained again with seed 1, lost its workers 3 times"):
+        retrained(Kills(), tmp_path)
+    runner = Trained()
+    retrained(runner, tmp_path)
+    assert (4, 1, 0) not in {(each.trial, each.seed, each.fold) for each in runner.asked}
+    assert (4, 1, 1) in {(each.trial, each.seed, each.fold) for each in runner.asked}
 
 
 def test_a_failure_with_one_seed_is_kept_with_its_reason(tmp_path):

@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sparkwright.errors import InputError, WorkerError
-from sparkwright.events import Emit, Event, SearchAdvanced, TrialEnded, Warned, ignore
+from sparkwright.events import Emit, Event, SearchAdvanced, TrialEnded, ignore
+from sparkwright.tuning.attempts import ATTEMPTS, Tried, is_lost, try_job
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.plan import Plan
 from sparkwright.tuning.records import Records, Result
@@ -26,16 +27,11 @@ from sparkwright.tuning.trials import Assignment, Measurement, Trial
 if TYPE_CHECKING:
     from sparkwright.tuning.journal import Journal
 
-__all__ = ["ATTEMPTS", "Search"]
-
-ATTEMPTS = 3
-"""How often an assignment is tried whose worker is lost."""
+__all__ = ["Search"]
 
 _LOST_IN_A_ROW = 3  # assignments; then it is the cluster, and not the trials
 
 _GROUPS = 8  # that the trials of a search are asked for in, at least
-
-Outcome = list[tuple[Measurement, int]]  # with the number of attempts
 
 
 class Search:
@@ -64,7 +60,7 @@ class Search:
         self._recorded = {result.job: result for result in self._records.results}
         self._decided = 0
         self._taken = 0
-        self._futures: dict[Future[Outcome], tuple[int, list[Assignment]]] = {}
+        self._futures: dict[Future[Tried], tuple[int, list[Assignment]]] = {}
         self._started = time.monotonic()
         self._earlier = self._records.results[-1].seconds if self._records.results else 0.0
 
@@ -153,45 +149,21 @@ class Search:
     def _check_cluster(self) -> None:
         """Stop when nothing but lost workers came last: that is no fault of the trials."""
         last = self._records.results[self._known :][-_LOST_IN_A_ROW:]
-        if len(last) == _LOST_IN_A_ROW and all(_is_lost(result) for result in last):
+        if len(last) == _LOST_IN_A_ROW and all(is_lost(each) for result in last for each in result.measurements):
             self._records.drop_last(_LOST_IN_A_ROW)
             raise WorkerError(
                 f"{_LOST_IN_A_ROW} jobs of the search in a row lost their workers {ATTEMPTS} times each, the last with "
                 f"{last[-1].measurements[0].failure} Look after the cluster, then go on with resume=True (--resume)."
             )
 
-    def _do(self, job: Sequence[Assignment]) -> Outcome:
-        """Run a job. If its worker is lost, run each of its assignments alone: one of them may be why."""
-        if len(job) == 1:
-            return [self._do_alone(job[0], 1)]
-        try:
-            return [(measurement, 1) for measurement in self._run(job)]
-        except WorkerError as error:
-            self._warn(job, error)
-        return [self._do_alone(assignment, 2) for assignment in job]
+    def _do(self, job: Sequence[Assignment]) -> Tried:
+        return try_job(self._run, job, self._emit)
 
     def _run(self, job: Sequence[Assignment]) -> list[Measurement]:
         """Run a job, timed by one clock wherever it runs."""
         started = self._clock()
         measured = self._runner.run(job)
         return [dataclasses.replace(each, started=started, stopped=self._clock()) for each in measured]
-
-    def _do_alone(self, assignment: Assignment, first: int) -> tuple[Measurement, int]:
-        lost = ""
-        for attempt in range(first, ATTEMPTS + 1):
-            try:
-                [measurement] = self._run([dataclasses.replace(assignment, attempt=attempt)])
-            except WorkerError as error:
-                self._warn([assignment], error)
-                lost = _first_line(error)
-            else:
-                return measurement, attempt
-        failure = f"{WorkerError.__name__}: {lost}"
-        return Measurement(assignment.trial, assignment.fold, failure=failure), ATTEMPTS
-
-    def _warn(self, job: Sequence[Assignment], error: WorkerError) -> None:
-        numbers = ", ".join(str(assignment.trial) for assignment in job)
-        self._emit(Warned(f"A job of the search (trial {numbers}) lost its worker: {_first_line(error)}"))
 
     def _tell(self, event: Event) -> None:
         """Pass on what happens; what was passed on before the driver died only to the journal, which begins anew."""
@@ -215,11 +187,3 @@ def _check_same(job: Sequence[Assignment], kept: Result) -> None:
             f"What is kept of the search does not fit it: job {kept.job} was {then} (trial, fold, epoch) and is {now} "
             "now. Its configuration or the library is another one; begin anew with overwrite=True (--overwrite)."
         )
-
-
-def _is_lost(result: Result) -> bool:
-    return all(measurement.failure.startswith(WorkerError.__name__) for measurement in result.measurements)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

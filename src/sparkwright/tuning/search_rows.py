@@ -15,7 +15,7 @@ from pyspark.sql import functions as F  # noqa: N812  its usual name
 
 from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
-from sparkwright.events import Emit, Progress, StageEnded, StageStarted, Warned, ignore
+from sparkwright.events import Emit, StageEnded, StageStarted, Warned, ignore
 from sparkwright.runs import TUNING
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.cluster.fit import train
@@ -121,7 +121,7 @@ def search_rows(
                 folds,
                 config.base.epochs,
                 storage.join(folder, TUNING, "selection"),
-                lambda done: emit(Progress("selection", "0", done)),
+                emit,
             )
             candidates = again.run(wanted)
         slots = runner.slots

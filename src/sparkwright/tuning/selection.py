@@ -8,7 +8,7 @@ one that was tried earlier. A candidate that fails with any seed is not chosen.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -18,14 +18,14 @@ from typing import Any, Literal
 from sparkwright import storage
 from sparkwright.errors import InputError, WorkerError
 from sparkwright.evaluation.metrics import wilson_interval
+from sparkwright.events import Emit, Progress
+from sparkwright.tuning.attempts import ATTEMPTS, is_lost, try_job
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.trials import Assignment, Measurement, Trial
 
 __all__ = ["Candidate", "Retraining", "best_trials", "choose", "optimism"]
 
 Direction = Literal["min", "max"]
-
-_ATTEMPTS = 3  # of trainings in a row whose worker is lost
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Retraining:
         folds: Parts of the rows that validate in turn; 1: the validation rows.
         epochs: Of a training.
         folder: Where finished trainings are kept for a search that is resumed.
-        finished: Is told how many trainings are done.
+        emit: What takes the events: how many trainings are done, and which workers were lost.
     """
 
     runner: Runner
@@ -140,10 +140,14 @@ class Retraining:
     folds: int
     epochs: int
     folder: str
-    finished: Callable[[int], None]
+    emit: Emit
 
     def run(self, trials: Sequence[Trial]) -> list[Candidate]:
-        """Return the candidates, in the order of the trials."""
+        """Return the candidates, in the order of the trials.
+
+        Raises:
+            WorkerError: A training has lost all its workers; a search that goes on tries it again.
+        """
         wanted = [
             Assignment(trial.number, trial.values, self.epochs, self.epochs, fold=fold, seed=seed)
             for trial in trials
@@ -152,7 +156,7 @@ class Retraining:
         ]
         measured = {self._key(each): self._kept(each) for each in wanted}
         missing = [each for each in wanted if measured[self._key(each)] is None]
-        self.finished(len(wanted) - len(missing))
+        self._advanced(len(wanted) - len(missing))
         size = max(1, min(self.runner.together, -(-len(missing) // self.runner.slots)))  # all slots have some
         jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
         with ExitStack() as stack:
@@ -160,20 +164,28 @@ class Retraining:
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             for job, results in zip(jobs, pool.map(self._train, jobs), strict=True):
                 measured |= {self._key(each): result for each, result in zip(job, results, strict=True)}
-                self.finished(sum(result is not None for result in measured.values()))
+                self._advanced(sum(result is not None for result in measured.values()))
         return [self._candidate(trial, measured) for trial in trials]
 
+    def _advanced(self, done: int) -> None:
+        self.emit(Progress("selection", "0", done))
+
     def _train(self, job: Sequence[Assignment]) -> list[Measurement]:
-        """Do one job, again where its worker is lost, and keep what came of it."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                results = self.runner.run(job)
-                break
-            except WorkerError:
-                if attempt == _ATTEMPTS:
-                    raise
+        """Do one job, again where its worker is lost, and keep what came of it.
+
+        Raises:
+            WorkerError: A training has lost all its workers.
+        """
+        results = [measurement for measurement, _ in try_job(self.runner.run, job, self.emit)]
         for each, result in zip(job, results, strict=True):
-            storage.write_bytes(self._path(each), json.dumps(result.to_dict()).encode())
+            if not is_lost(result):
+                storage.write_bytes(self._path(each), json.dumps(result.to_dict()).encode())
+        for each, result in zip(job, results, strict=True):
+            if is_lost(result):
+                raise WorkerError(
+                    f"Trial {each.trial}, trained again with seed {each.seed}, lost its workers {ATTEMPTS} times, the "
+                    f"last with {result.failure} Look after the cluster, then go on with resume=True (--resume)."
+                )
         return results
 
     def _kept(self, assignment: Assignment) -> Measurement | None:
