@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,36 @@ def test_trials_on_spark_are_those_of_this_process(
     assert_same(again.run([Assignment(5, {}, 4, 4)])[0], alone.run([Assignment(5, {}, 4, 4)])[0])
     for each in (runner, again):
         each.close()
+    assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))
+
+
+@dataclass(frozen=True)
+class SlowJob(TrialJob):
+    """Its trials begin after two minutes."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        Path(self.setting.folder.removeprefix("file://")).with_name("began").touch()
+        time.sleep(120)
+        yield from super().__call__(batches)
+
+
+def test_a_runner_that_is_closed_ends_the_trials_at_work_and_their_slots_are_free(
+    spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(on_spark, "TrialJob", SlowJob)
+    runner = SparkRunner(frame(spark, table), BASE, str(tmp_path), COLUMNS)
+    with ThreadPoolExecutor(3) as threads:  # one more than there are slots
+        jobs = [threads.submit(runner.run, [Assignment(trial, {}, 4, 4)]) for trial in range(3)]
+        while not (tmp_path / "began").exists():
+            assert not any(job.done() for job in jobs)
+            time.sleep(0.05)
+        runner.close()  # which needs all slots itself
+        for job in jobs:
+            with pytest.raises(CancelledError, match="search is over"):
+                job.result(60)
+    with pytest.raises(CancelledError, match="search is over"):
+        runner.run([Assignment(4, {}, 4, 4)])
     assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))
 
 

@@ -42,7 +42,7 @@ class Runner(ABC):
         Raises:
             WorkerError: The worker or its machine was lost; the same assignments may be tried again, and go on from
                 where their trials were last kept.
-            CancelledError: The runner was closed meanwhile, and trained in this process.
+            CancelledError: The runner was closed meanwhile.
         """
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Runner(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what it holds on the workers; what a search needs to be resumed stays in the run's folder."""
+        """End what is at work and free what it holds; what a search needs to be resumed stays in the run's folder."""
 
 
 def heads_together(how: str, base: TrainingConfig, population: Population, subject: Subject) -> int:

@@ -7,7 +7,9 @@ Spark Connect.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import pyarrow as pa
 
 from sparkwright import session, storage
 from sparkwright.errors import InputError, StorageError, WorkerError
-from sparkwright.session import worker_errors
+from sparkwright.session import cancellable, worker_errors
 from sparkwright.training.cluster.attempts import check_shared
 from sparkwright.training.cluster.imports import check_imports
 from sparkwright.training.config import TrainingConfig
@@ -37,6 +39,12 @@ __all__ = ["SparkRunner", "TrialJob"]
 
 _ROWS = "rows"
 _DDL = "answer string"
+
+_AGAIN_S = 0.5
+"""Seconds between two attempts to end a job: one that has not begun cannot be ended."""
+
+_END_S = 30.0
+"""Seconds after which jobs that do not end are left to the cluster."""
 
 
 class SparkRunner(Runner):
@@ -85,6 +93,9 @@ class SparkRunner(Runner):
         together: str = "trial",
     ) -> None:
         self._spark, folder = df.sparkSession, storage.to_uri(folder)
+        self._ends: list[Callable[[], Any]] = []  # of the jobs at work, under the lock of what tells that one has ended
+        self._ended = threading.Condition()
+        self._over = False
         types, own = arrow_schema(df.schema, columns), subject or Head()
         chosen: dict[str, Any] = {"classes": classes, "invalid": invalid, "group": group, "folds": folds}
         plan, self._subject = make_plan(types, df.columns, base, own, columns, **chosen)
@@ -115,7 +126,8 @@ class SparkRunner(Runner):
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         job = replace(self._job, assignments=tuple(assignments))
-        return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
+        with self._at_work():
+            return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
 
     def parameters(self, values: Mapping[str, Any]) -> int:
         return count_parameters(self._job.setting.config(values), self.population, self._subject)
@@ -124,8 +136,34 @@ class SparkRunner(Runner):
         self._job.setting.drop(trial)
 
     def close(self) -> None:
-        """Delete the executors' copies of the rows."""
+        """End the jobs at work, and delete the executors' copies of the rows."""
+        with self._ended:
+            self._over = True
+            for _ in range(round(_END_S / _AGAIN_S)):
+                for end in self._ends:
+                    end()
+                if self._ended.wait_for(lambda: not self._ends, _AGAIN_S):
+                    break
         self._ask(_RemoveRows(self._job.rows), self.slots)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Submit a job of trials inside, from this thread; `close` ends it."""
+        with cancellable(self._spark) as end:
+            with self._ended:
+                if self._over:
+                    raise CancelledError("The search is over.")
+                self._ends.append(end)
+            try:
+                yield
+            except Exception as error:
+                if self._over:  # no worker is to blame
+                    raise CancelledError("The search is over.") from error
+                raise
+            finally:
+                with self._ended:
+                    self._ends.remove(end)
+                    self._ended.notify_all()
 
     def _ask(self, task: "TrialJob | _OpenRows | _RemoveRows", tasks: int = 1) -> list[str]:
         """Run a job of tasks and return their answers."""
