@@ -20,6 +20,7 @@ def test_a_search_whose_workers_are_killed_five_times_has_the_same_trials_and_sc
 
     from sparkwright.tuning.runners.local import LocalRunner
     from sparkwright.tuning.search import Search
+    from sparkwright.tuning.setup import Setup
 
     done = subprocess.run(
         [sys.executable, str(TUNING / "killed_search.py"), str(tmp_path)],
@@ -35,7 +36,8 @@ def test_a_search_whose_workers_are_killed_five_times_has_the_same_trials_and_sc
     assert killed == sorted(f"killed-{trial}" for trial in killed_search.KILLED)
     assert sum("lost its worker" in message for message in found["warned"]) >= 5
     monkeypatch.setattr("os.fsync", lambda file: None)
-    runner = LocalRunner(killed_search.table(), killed_search.BASE, str(tmp_path / "alone"), killed_search.COLUMNS)
+    setup = Setup(killed_search.BASE, killed_search.COLUMNS)
+    runner = LocalRunner(killed_search.table(), setup, str(tmp_path / "alone"))
     expected = Search(killed_search.SEARCH, runner).run()
     assert len(expected) == 60
     wanted = [

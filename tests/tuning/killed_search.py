@@ -23,6 +23,7 @@ from sparkwright.training.rows.columns import Columns
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.runners import spark as on_spark
 from sparkwright.tuning.runners.spark import TrialJob
+from sparkwright.tuning.setup import Setup
 
 BASE = TrainingConfig(epochs=4, replicas=2, batch_size=16, patience=None, monitor="loss")
 SPACE = {
@@ -85,7 +86,7 @@ def main(folder: str) -> None:
         if isinstance(event, Warned):
             warned.append(event.message)
 
-    runner = on_spark.SparkRunner(rows, BASE, f"{folder}/tuning", COLUMNS)
+    runner = on_spark.SparkRunner(rows, Setup(BASE, COLUMNS), f"{folder}/tuning")
     trials = Search(SEARCH, runner, f"{folder}/tuning", emit=emit).run()
     runner.close()
     found = {"trials": [trial.to_dict() for trial in trials], "warned": warned, "slots": runner.slots}

@@ -21,6 +21,7 @@ from sparkwright.training.rows.columns import Columns
 from sparkwright.training.subject import Head, WholeNetwork
 from sparkwright.tuning.costs import measure_costs
 from sparkwright.tuning.runners.local import LocalRunner
+from sparkwright.tuning.setup import Setup
 from sparkwright.tuning.trials import Assignment, Measurement
 
 BASE = TrainingConfig(epochs=6, replicas=3, batch_size=16, learning_rate=0.01, patience=None, refit=True)
@@ -69,7 +70,7 @@ def in_parts(runner: LocalRunner, values: dict[str, Any], *untils: int, **more: 
 def test_a_trial_in_parts_is_the_training_of_its_configuration(
     table: dict[str, Any], tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    runner = LocalRunner(table, BASE, str(tmp_path), SIDED)
+    runner = LocalRunner(table, Setup(BASE, SIDED), str(tmp_path))
     measured = in_parts(runner, values, 1, 3, 6)
     config = BASE.replace(**{name: value for name, value in values.items() if "." not in name})
     if "hidden.width" in values:
@@ -84,7 +85,7 @@ def test_a_trial_in_parts_is_the_training_of_its_configuration(
 def test_a_trial_on_a_fold_is_the_training_with_that_column_of_sides(
     table: dict[str, Any], tmp_path: Path, group: str | None
 ) -> None:
-    runner = LocalRunner(table, BASE, str(tmp_path), PLAIN, group=group, folds=3)
+    runner = LocalRunner(table, Setup(BASE, PLAIN, group=group, folds=3), str(tmp_path))
     values, seen = {"hidden": [4]}, []
     for fold in range(3):
         measured = in_parts(runner, values, 2, 6, fold=fold)
@@ -103,7 +104,7 @@ def test_a_trial_on_a_fold_is_the_training_with_that_column_of_sides(
 
 def test_a_validation_fraction_chooses_the_rows_that_fit_table_chooses(table: dict[str, Any], tmp_path: Path) -> None:
     base = BASE.replace(validation_fraction=0.3, seed=5)
-    measured = in_parts(LocalRunner(table, base, str(tmp_path), PLAIN), {"replicas": 2}, 6)
+    measured = in_parts(LocalRunner(table, Setup(base, PLAIN), str(tmp_path)), {"replicas": 2}, 6)
     assert figures(measured.history) == figures(
         fit_table(table, base.replace(replicas=2), features="x", label="y").history
     )
@@ -112,7 +113,7 @@ def test_a_validation_fraction_chooses_the_rows_that_fit_table_chooses(table: di
 def test_a_trial_with_another_seed_draws_other_weights_and_has_a_folder_of_its_own(
     table: dict[str, Any], tmp_path: Path
 ) -> None:
-    runner = LocalRunner(table, BASE, str(tmp_path), SIDED)
+    runner = LocalRunner(table, Setup(BASE, SIDED), str(tmp_path))
     first = runner.run([Assignment(4, {}, 2, 6), Assignment(4, {}, 2, 6, seed=1), Assignment(4, {}, 6, 6, seed=1)])
     assert sorted(path.name for path in (tmp_path / "trials").iterdir()) == ["00004"]
     assert [measured.epoch for measured in first] == [2, 2, 6]
@@ -124,7 +125,7 @@ def test_a_trial_with_another_seed_draws_other_weights_and_has_a_folder_of_its_o
 
 
 def test_what_a_network_costs_is_measured_where_it_is_asked_for(table: dict[str, Any], tmp_path: Path) -> None:
-    runner = LocalRunner(table, BASE, str(tmp_path), SIDED, costs=("parameters", "seconds_per_row"))
+    runner = LocalRunner(table, Setup(BASE, SIDED, costs=("parameters", "seconds_per_row")), str(tmp_path))
     (measured,) = runner.run([Assignment(0, {"hidden": [10]}, 1, 6)])
     assert measured.values["parameters"] == runner.parameters({"hidden": [10]}) == 6 * 10 + 10 + 10 * 3 + 3
     assert 0 < measured.values["seconds_per_row"] < 0.01
@@ -143,7 +144,7 @@ def test_a_trials_own_failure_is_in_its_measurement_and_leaves_nothing(
     table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = BASE.replace(optimizer="sgd", nesterov=False, momentum=0.0)
-    runner = LocalRunner(table, base, str(tmp_path), SIDED)
+    runner = LocalRunner(table, Setup(base, SIDED), str(tmp_path))
     tried = [
         {"learning_rate": 1e30},
         {"replicas": 150},
@@ -170,7 +171,7 @@ def test_a_trials_own_failure_is_in_its_measurement_and_leaves_nothing(
 def test_a_poisson_loss_takes_counts_in_a_trial_too(table: dict[str, Any], tmp_path: Path) -> None:
     below, base = table | {"y": table["y"] - 1.0}, BASE.replace(task="regression")
     tried = [Assignment(number, {"loss": loss}, 6, 6) for number, loss in enumerate(("huber", "poisson"))]
-    huber, poisson = LocalRunner(below, base, str(tmp_path), SIDED).run(tried)
+    huber, poisson = LocalRunner(below, Setup(base, SIDED), str(tmp_path)).run(tried)
     assert (huber.failure, poisson.failure.partition(",")[0]) == ("", "InputError: `y` is negative")
 
 
@@ -178,7 +179,7 @@ def test_a_poisson_loss_takes_counts_in_a_trial_too(table: dict[str, Any], tmp_p
 def test_a_runner_that_is_closed_trains_no_further_epoch(
     table: dict[str, Any], tmp_path: Path, together: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = LocalRunner(table, BASE, str(tmp_path), SIDED, together=together)
+    runner = LocalRunner(table, Setup(BASE, SIDED, together=together), str(tmp_path))
     began, goes_on, epochs, start_epoch = Event(), Event(), [], Replica.start_epoch
 
     def waiting(replica: Replica, epoch: int, steps: int) -> None:
@@ -206,25 +207,26 @@ def test_a_runner_that_is_closed_trains_no_further_epoch(
 
 def test_a_trial_that_cannot_be_kept_is_no_failure_of_its_own(table: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    runner = LocalRunner(table, BASE, str(tmp_path / "file"), SIDED)
+    runner = LocalRunner(table, Setup(BASE, SIDED), str(tmp_path / "file"))
     with pytest.raises(StorageError, match=r"cannot be written"):
         runner.run([Assignment(0, {}, 2, 6)])
 
 
 def test_rows_that_no_search_can_use_are_refused_before_it(table: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing says which rows validate: name a column of the rows' sides"):
-        LocalRunner(table, BASE, str(tmp_path), PLAIN)
+        LocalRunner(table, Setup(BASE, PLAIN), str(tmp_path))
     only = table | {"split": ["train"] * 200}
     with pytest.raises(InputError, match=r"No row validates, so no trial is better than another"):
-        LocalRunner(only, BASE, str(tmp_path), SIDED)
+        LocalRunner(only, Setup(BASE, SIDED), str(tmp_path))
     with pytest.raises(ColumnError, match=r"Column `patients` of the groups not found .* Did you mean `patient`\?"):
-        LocalRunner(table, BASE, str(tmp_path), PLAIN, group="patients", folds=3)
+        LocalRunner(table, Setup(BASE, PLAIN, group="patients", folds=3), str(tmp_path))
     with pytest.raises(InputError, match=r"`folds` is 30, and there are 23 groups"):
-        LocalRunner(table, BASE, str(tmp_path), PLAIN, group="patient", folds=30)
+        LocalRunner(table, Setup(BASE, PLAIN, group="patient", folds=30), str(tmp_path))
     broken = table | {"x": np.where(np.arange(200)[:, None] == 3, np.nan, table["x"])}
     with pytest.raises(ColumnError, match=r"1 of \d+ rows cannot be trained on: 1 where `x` holds"):
-        LocalRunner(broken, BASE, str(tmp_path), SIDED)
-    assert LocalRunner(broken, BASE, str(tmp_path), PLAIN, folds=3, invalid="skip").population.census.problems.total()
+        LocalRunner(broken, Setup(BASE, SIDED), str(tmp_path))
+    runner = LocalRunner(broken, Setup(BASE, PLAIN, folds=3, invalid="skip"), str(tmp_path))
+    assert runner.population.census.problems.total()
 
 
 def test_a_whole_network_is_tuned_with_its_augmentation(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_a_whole_network_is_tuned_with_its_augmentation(tmp_path: Path) -> None:
     base = FINETUNING.replace(epochs=6, replicas=2, learning_rate=1e-3, calibrate=False)
     network = load_network("digits_cnn")
     columns = Columns(("content",), "label", None, "split")
-    runner = LocalRunner(photos, base, str(tmp_path), columns, subject=WholeNetwork.of(network, new_head=True))
+    runner = LocalRunner(photos, Setup(base, columns, subject=WholeNetwork.of(network, new_head=True)), str(tmp_path))
     seen = []
     for augmentation in (None, {"rotate": 20.0}):
         measured = in_parts(runner, {"augmentation": augmentation, "weight_decay": 0.1}, 1, 6)
@@ -250,7 +252,7 @@ def test_a_whole_network_is_tuned_with_its_augmentation(tmp_path: Path) -> None:
 
 
 def test_heads_of_a_job_share_a_pass_and_one_alone_has_the_same_bits(table: dict[str, Any], tmp_path: Path) -> None:
-    shared = LocalRunner(table, BASE, str(tmp_path / "shared"), SIDED, together="shared", costs=("parameters",))
+    shared = LocalRunner(table, Setup(BASE, SIDED, together="shared", costs=("parameters",)), str(tmp_path / "shared"))
     assert shared.together > 1
     values = [
         {"learning_rate": 0.03},
@@ -271,12 +273,12 @@ def test_heads_of_a_job_share_a_pass_and_one_alone_has_the_same_bits(table: dict
     ]
     assert [measured.epoch for measured in together if not measured.failure] == [2] * 4
     ended = [shared.run([Assignment(number, values[number], 6, 6)])[0] for number in (0, 1, 2, 5)]
-    alone = LocalRunner(table, BASE, str(tmp_path / "alone"), SIDED, together="shared")
+    alone = LocalRunner(table, Setup(BASE, SIDED, together="shared"), str(tmp_path / "alone"))
     for number, measured in zip((0, 1, 2, 5), ended, strict=True):
         (expected,) = alone.run([Assignment(number, values[number], 6, 6)])
         assert figures(measured.history) == figures(expected.history)
         assert measured.ended
-        single = in_parts(LocalRunner(table, BASE, str(tmp_path / "single"), SIDED), values[number], 6)
+        single = in_parts(LocalRunner(table, Setup(BASE, SIDED), str(tmp_path / "single")), values[number], 6)
         assert measured.values["loss"] == pytest.approx(single.values["loss"], rel=1e-3)
     assert not list((tmp_path / "shared" / "trials").glob("*"))
 
@@ -288,7 +290,6 @@ def test_only_heads_share_a_pass(tmp_path: Path) -> None:
     subject = WholeNetwork.of(load_network("digits_cnn"), new_head=True)
     chosen: dict[str, Any] = {"subject": subject, "folds": 2}
     with pytest.raises(InputError, match=r"`together` 'shared' is for heads on features; whole networks train with"):
-        LocalRunner(photos, FINETUNING, str(tmp_path), Columns(("content",)), together="shared", **chosen)
-    assert (
-        LocalRunner(photos, FINETUNING, str(tmp_path), Columns(("content",)), together="auto", **chosen).together == 1
-    )
+        LocalRunner(photos, Setup(FINETUNING, Columns(("content",)), together="shared", **chosen), str(tmp_path))
+    runner = LocalRunner(photos, Setup(FINETUNING, Columns(("content",)), together="auto", **chosen), str(tmp_path))
+    assert runner.together == 1

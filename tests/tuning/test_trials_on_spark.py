@@ -24,6 +24,7 @@ from sparkwright.training.rows.columns import Columns
 from sparkwright.tuning.runners import spark as on_spark
 from sparkwright.tuning.runners.local import LocalRunner
 from sparkwright.tuning.runners.spark import SparkRunner, TrialJob
+from sparkwright.tuning.setup import Setup
 from sparkwright.tuning.trials import Assignment, Measurement
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.connect]
@@ -82,9 +83,9 @@ def test_trials_on_spark_are_those_of_this_process(
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(on_spark, "TrialJob", KilledJob)
     chosen: dict[str, Any] = {"group": "patient", "folds": 3, "costs": ("parameters",)}
-    runner = SparkRunner(frame(spark, table), BASE, str(tmp_path), COLUMNS, **chosen)
+    runner = SparkRunner(frame(spark, table), Setup(BASE, COLUMNS, **chosen), str(tmp_path))
     assert (runner.slots, runner.together) == (2, 1)
-    alone = LocalRunner(table, BASE, str(tmp_path / "alone"), COLUMNS, **chosen)
+    alone = LocalRunner(table, Setup(BASE, COLUMNS, **chosen), str(tmp_path / "alone"))
     assert runner.parameters({"hidden": [7]}) == alone.parameters({"hidden": [7]}) == 5 * 7 + 7 + 7 * 3 + 3
     values = [{"hidden": [7]}, {"replicas": 3, "optimizer": "sgd"}, {"replicas": 150}, {"learning_rate": 0.1}]
     parts = [[Assignment(trial, own, until, 4, fold=trial % 3) for trial, own in enumerate(values)] for until in (1, 4)]
@@ -108,10 +109,10 @@ def test_trials_on_spark_are_those_of_this_process(
     assert (tmp_path / "killed").exists()
     assert not list((tmp_path / "trials").iterdir())
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rows" / "data").iterdir()}
-    again = SparkRunner(frame(spark, table).repartition(2), BASE, str(tmp_path), COLUMNS, **chosen)
+    again = SparkRunner(frame(spark, table).repartition(2), Setup(BASE, COLUMNS, **chosen), str(tmp_path))
     assert written == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "rows" / "data").iterdir()}
     with pytest.raises(InputError, match=r"rows have changed since the search in .*train: '\d+ rows, hash"):
-        SparkRunner(frame(spark, table).where("patient != 'p3'"), BASE, str(tmp_path), COLUMNS, **chosen)
+        SparkRunner(frame(spark, table).where("patient != 'p3'"), Setup(BASE, COLUMNS, **chosen), str(tmp_path))
     assert_same(again.run([Assignment(5, {}, 4, 4)])[0], alone.run([Assignment(5, {}, 4, 4)])[0])
     for each in (runner, again):
         each.close()
@@ -133,7 +134,7 @@ def test_a_runner_that_is_closed_ends_the_trials_at_work_and_their_slots_are_fre
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(on_spark, "TrialJob", SlowJob)
-    runner = SparkRunner(frame(spark, table), BASE, str(tmp_path), COLUMNS)
+    runner = SparkRunner(frame(spark, table), Setup(BASE, COLUMNS), str(tmp_path))
     with ThreadPoolExecutor(3) as threads:  # one more than there are slots
         jobs = [threads.submit(runner.run, [Assignment(trial, {}, 4, 4)]) for trial in range(3)]
         while not (tmp_path / "began").exists():
@@ -152,8 +153,8 @@ def test_what_spark_cannot_give_trials_is_refused_before_the_first(
     spark: SparkSession, table: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"`threads` is 64, and a task of this session has \d+: trials side by side"):
-        SparkRunner(frame(spark, table), BASE.replace(threads=64), str(tmp_path), COLUMNS)
+        SparkRunner(frame(spark, table), Setup(BASE.replace(threads=64), COLUMNS), str(tmp_path))
     broken = table | {"x": np.where(np.arange(160)[:, None] == 3, np.nan, table["x"])}
     with pytest.raises(ColumnError, match=r"1 of \d+ rows cannot be trained on: 1 where `x` holds"):
-        SparkRunner(frame(spark, broken), BASE, str(tmp_path), Columns(("x",), "y"), folds=2)
+        SparkRunner(frame(spark, broken), Setup(BASE, Columns(("x",), "y"), folds=2), str(tmp_path))
     assert not list(Path(spark.conf.get("spark.local.dir")).rglob("tuning-*"))

@@ -30,6 +30,7 @@ from sparkwright.tuning.runners.local import LocalRunner
 from sparkwright.tuning.runners.spark import SparkRunner
 from sparkwright.tuning.search import Search
 from sparkwright.tuning.selection import Candidate, Retraining, best_trials, choose
+from sparkwright.tuning.setup import Setup
 from sparkwright.tuning.shared_rows import check_same_rows
 from sparkwright.tuning.space import configure
 from sparkwright.tuning.trial_task import augmented
@@ -102,14 +103,24 @@ def search_rows(
         InputError: Nothing says which rows validate, or none does; more `threads` than a task has cores; other rows
             than those of the search that goes on; no trial that could be chosen.
     """
-    subject, columns = subject or Head(), Columns.of(features, label, weight, split)
-    timed, checked = _Stages(emit), {"subject": subject, "classes": classes, "invalid": invalid}
-    with _folder(run) as folder, _runner(rows, config, columns, folder, checked | {"group": group}) as runner:
+    setup = Setup(
+        config.base,
+        Columns.of(features, label, weight, split),
+        subject or Head(),
+        classes=classes,
+        invalid=invalid,
+        group=group,
+        folds=config.folds,
+        costs=config.costs,
+        together=config.together,
+    )
+    timed = _Stages(emit)
+    with _folder(run) as folder, _runner(rows, setup, folder) as runner:
         census = runner.population.census
         if skipped := census.problems.total():
             emit(Warned(f"{skipped:,} rows cannot be trained on, so the search leaves them out: {census.listed()}."))
         with timed("search", config.trials, "trials"):
-            trials = Search(config, runner, storage.join(folder, TUNING), emit=emit).run()
+            trials = Search(config, runner, folder, emit=emit).run()
         wanted = best_trials(trials, config.base.direction, config.candidates, config.max_seconds_per_row)
         folds = config.folds or 1
         seeds = [config.base.seed + 1 + number for number in range(config.seeds)]
@@ -120,32 +131,27 @@ def search_rows(
                 seeds,
                 folds,
                 config.base.epochs,
-                storage.join(folder, TUNING, "selection"),
+                storage.join(folder, "selection"),
                 emit,
             )
             candidates = again.run(wanted)
         slots = runner.slots
     chosen = choose(candidates, config.base.direction)
-    named = {"features": features, "label": label, "weight": weight}
     with timed("training"):
-        trained = _train(rows, config, chosen, trials[chosen.trial], split, run, emit, named | checked)
+        trained = _train(rows, setup, chosen, trials[chosen.trial], run, emit)
     validated = trained.rows.get("validation" if config.folds is None else "train", 0)
     return Searched(trials, candidates, chosen, trained, validated, slots, timed.seconds)
 
 
 @contextlib.contextmanager
-def _runner(
-    rows: "DataFrame | LocalTable", config: TuningConfig, columns: Columns, folder: str, common: dict[str, Any]
-) -> Iterator[Runner]:
+def _runner(rows: "DataFrame | LocalTable", setup: Setup, folder: str) -> Iterator[Runner]:
     """Open what trains the trials: jobs of Spark, or this process."""
-    common = common | {"folds": config.folds, "costs": config.costs, "together": config.together}
-    kept = storage.join(folder, TUNING)
     runner: Runner
     if isinstance(rows, DataFrame):
-        runner = SparkRunner(rows, config.base, kept, columns, **common)
+        runner = SparkRunner(rows, setup, folder)
     else:
-        runner = LocalRunner(rows, config.base, kept, columns, **common)
-        _note_rows(kept, runner.population.fingerprint())
+        runner = LocalRunner(rows, setup, folder)
+        _note_rows(folder, runner.population.fingerprint())
     try:
         yield runner
     except BaseException:
@@ -165,29 +171,32 @@ def _note_rows(folder: str, now: dict[str, Any]) -> None:
 
 
 def _train(
-    rows: "DataFrame | LocalTable",
-    config: TuningConfig,
-    chosen: Candidate,
-    trial: Trial,
-    split: str | None,
-    run: str | None,
-    emit: Emit,
-    common: dict[str, Any],
+    rows: "DataFrame | LocalTable", setup: Setup, chosen: Candidate, trial: Trial, run: str | None, emit: Emit
 ) -> TrainingResult:
     """Train the chosen configuration with the search's seed, as a training that nothing came before would.
 
     Without folds `train` of the same rows gives the same model. With them there is no validation side: all rows train,
     for the median of the best epochs that folds and seeds found, over which the schedule then stretches.
     """
-    own = configure(config.base, chosen.values)
-    common = common | {"subject": augmented(common["subject"], chosen.values), "run": run, "emit": emit}
-    if config.folds is not None:
+    own, columns, split = configure(setup.base, chosen.values), setup.columns, setup.columns.split
+    if setup.folds is not None:
         rows, split = _untested(rows, split), None
         found = round(median(chosen.epochs))
         own = as_it_was(own, trial.history).replace(epochs=found, patience=None, refit=False)
+    common: dict[str, Any] = {
+        "features": columns.features,
+        "label": columns.label,
+        "weight": columns.weight,
+        "split": split,
+        "classes": setup.classes,
+        "invalid": setup.invalid,
+        "subject": augmented(setup.subject, chosen.values),
+        "run": run,
+        "emit": emit,
+    }
     if isinstance(rows, DataFrame):
-        return train(rows, own, split=split, keep_checkpoints=run is not None, **common)
-    return fit_table(rows, own, split=split, **common)
+        return train(rows, own, keep_checkpoints=run is not None, **common)
+    return fit_table(rows, own, **common)
 
 
 def _untested(rows: "DataFrame | LocalTable", split: str | None) -> "DataFrame | LocalTable":
@@ -202,9 +211,9 @@ def _untested(rows: "DataFrame | LocalTable", split: str | None) -> "DataFrame |
 
 @contextlib.contextmanager
 def _folder(run: str | None) -> Iterator[str]:
-    """Return the run's folder, or one that is gone afterwards."""
+    """Return the search's folder in the run's, or one that is gone afterwards."""
     if run is not None:
-        yield storage.to_uri(run)
+        yield storage.join(storage.to_uri(run), TUNING)
         return
     with tempfile.TemporaryDirectory(prefix="sparkwright-tuning-", ignore_cleanup_errors=True) as folder:
         yield storage.to_uri(folder)

@@ -7,7 +7,7 @@ are encoded for one replica, and a trial of more hides from each what others hav
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,16 +20,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.data.local import to_arrow
-from sparkwright.errors import ColumnError, InputError, did_you_mean
+from sparkwright.errors import InputError
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import moments_of
-from sparkwright.training.rows.columns import SIDES, Columns, LabelKind, check_columns, label_kind
+from sparkwright.training.rows.columns import SIDES, Columns, LabelKind
 from sparkwright.training.rows.encoding import ENCODED, TRAIN, VALIDATION, Encoding
 from sparkwright.training.rows.moments import Moments
-from sparkwright.training.rows.population import Invalid, Population, examine, invalid_problems
+from sparkwright.training.rows.population import Invalid, Population, examine
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Census, Rows, Store
-from sparkwright.training.subject import Subject, allowed_classes
+from sparkwright.training.subject import Subject
 from sparkwright.training.transports.in_process import InProcess
 from sparkwright.tuning.folds import deal_folds
 
@@ -43,7 +43,6 @@ __all__ = [
     "RowsPlan",
     "TrialEncoding",
     "TrialRows",
-    "make_plan",
     "read_local",
 ]
 
@@ -80,51 +79,6 @@ class RowsPlan:
     def names(self) -> list[str]:
         """The table's columns that are read, each once."""
         return list(dict.fromkeys([*self.columns.names, *([self.group] if self.group else [])]))
-
-
-def make_plan(
-    types: pa.Schema,
-    names: Sequence[str],
-    config: TrainingConfig,
-    subject: Subject,
-    columns: Columns,
-    *,
-    classes: Sequence[str] | None = None,
-    invalid: Invalid = "error",
-    group: str | None = None,
-    folds: int | None = None,
-) -> tuple[RowsPlan, Subject]:
-    """Return the plan of a search, and what it trains on the columns, checked; see `RowsPlan`.
-
-    Args:
-        types: Of `columns`, as Arrow has them.
-        names: All columns of the table.
-        config: The search's base.
-        subject: What is trained.
-        columns: As in `RowsPlan`, and likewise the rest.
-        classes: Labels that are allowed.
-        invalid: Whether rows that cannot be trained on are left out.
-        group: Column of what folds must not divide.
-        folds: Parts of the rows.
-
-    Raises:
-        ColumnError: A column is missing or of another type.
-        InputError: Nothing says which rows validate.
-    """
-    problems = invalid_problems(invalid)
-    if folds is None and columns.split is None and not config.validation_fraction:
-        problems.append(
-            "nothing says which rows validate: name a column of the rows' sides (`split`), or set `folds` or "
-            "`validation_fraction`."
-        )
-    if problems:
-        raise InputError.listing("The search cannot be done like this", problems)
-    subject = subject.for_column(types, columns)
-    check_columns(columns, types, names, config.task, subject.reader.payload)
-    if group is not None and group not in names:
-        raise ColumnError(f"Column `{group}` of the groups not found in {list(names)}.{did_you_mean(group, names)}")
-    kind = label_kind(types.field(columns.label).type)
-    return RowsPlan(columns, kind, config, allowed_classes(classes, subject), invalid, group, folds), subject
 
 
 @dataclass(frozen=True)

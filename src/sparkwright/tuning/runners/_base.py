@@ -4,15 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparkwright.errors import InputError
-from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.population import Population
-from sparkwright.training.subject import Head, Subject
-from sparkwright.tuning.costs import count_parameters
-from sparkwright.tuning.shared_pass import TOGETHER, heads_at_once
 from sparkwright.tuning.trials import Assignment, Measurement
 
-__all__ = ["Runner", "heads_together"]
+__all__ = ["Runner"]
 
 
 class Runner(ABC):
@@ -60,25 +55,3 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """End what is at work and free what it holds; what a search needs to be resumed stays in the run's folder."""
-
-
-def heads_together(how: str, base: TrainingConfig, population: Population, subject: Subject) -> int:
-    """Return how many trials a job takes.
-
-    Args:
-        how: ``"trial"``: one. ``"shared"``: as many heads as share a pass well. ``"auto"``: so many where the base's
-            head is small enough, else one.
-        base: What holds where a trial's values say nothing.
-        population: What the rows are together.
-        subject: What is trained.
-
-    Raises:
-        InputError: ``"shared"`` for whole networks.
-    """
-    if how == "trial":
-        return 1
-    if not isinstance(subject, Head):
-        if how == "auto":
-            return 1
-        raise InputError("`together` 'shared' is for heads on features; whole networks train with 'trial', or 'auto'.")
-    return TOGETHER if how == "shared" else heads_at_once(base, count_parameters(base, population, subject))

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
-from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import Columns
-from sparkwright.training.rows.population import Invalid
-from sparkwright.training.subject import Head, Subject
 from sparkwright.tuning.costs import count_parameters
-from sparkwright.tuning.runners._base import Runner, heads_together
-from sparkwright.tuning.trial_rows import make_plan, read_local
+from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.setup import Setup
+from sparkwright.tuning.trial_rows import read_local
 from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -28,17 +25,8 @@ class LocalRunner(Runner):
 
     Args:
         table: As `fit_table` takes it; rows of the test side are left alone.
-        base: What holds where a trial's values say nothing.
+        setup: What trains on what.
         folder: Of the search in the run, a path or URI; paused trials are kept there.
-        columns: Of the table.
-        subject: What is trained; None: a head on the features.
-        classes: Labels that are allowed, in the order of the scores; None takes those that there are.
-        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
-        group: Column of what folds must not divide.
-        folds: Parts of the rows, each of which validates once; None: the rows have sides.
-        costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
-        together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
-            shared where the base's head is small enough.
 
     Attributes:
         population: What the rows are together, with the first fold's sides.
@@ -50,29 +38,14 @@ class LocalRunner(Runner):
 
     slots = 1
 
-    def __init__(
-        self,
-        table: "LocalTable",
-        base: TrainingConfig,
-        folder: str,
-        columns: Columns,
-        *,
-        subject: Subject | None = None,
-        classes: Sequence[str] | None = None,
-        invalid: Invalid = "error",
-        group: str | None = None,
-        folds: int | None = None,
-        costs: Sequence[str] = (),
-        together: str = "trial",
-    ) -> None:
-        types, own = to_arrow(table, columns.names).schema, subject or Head()
-        chosen: dict[str, Any] = {"classes": classes, "invalid": invalid, "group": group, "folds": folds}
-        plan, self._subject = make_plan(types, column_names(table), base, own, columns, **chosen)
+    def __init__(self, table: "LocalTable", setup: Setup, folder: str) -> None:
+        types = to_arrow(table, setup.columns.names).schema
+        plan, self._subject = setup.plan(types, column_names(table))
         self._rows = read_local(table, plan, self._subject.reader)
         self.population = self._rows.population
-        self.together = heads_together(together, base, self.population, self._subject)
+        self.together = setup.heads_together(self.population, self._subject)
         trials = storage.join(storage.to_uri(folder), TRIALS)
-        self._setting = TrialSetting(base, trials, tuple(costs), shared=self.together > 1)
+        self._setting = TrialSetting(setup.base, trials, tuple(setup.costs), shared=self.together > 1)
         self._lock = Lock()  # the number of torch's threads is the process's
         self._over = Event()
 

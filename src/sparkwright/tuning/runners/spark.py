@@ -20,15 +20,15 @@ from sparkwright.errors import InputError, StorageError, WorkerError
 from sparkwright.session import cancellable, worker_errors
 from sparkwright.training.cluster.attempts import check_shared
 from sparkwright.training.cluster.imports import check_imports
-from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import Columns, arrow_schema
-from sparkwright.training.rows.population import Invalid, examine
+from sparkwright.training.rows.columns import arrow_schema
+from sparkwright.training.rows.population import examine
 from sparkwright.training.rows.store import Census
-from sparkwright.training.subject import Head, Subject, load_subject
+from sparkwright.training.subject import Subject, load_subject
 from sparkwright.tuning.costs import count_parameters
-from sparkwright.tuning.runners._base import Runner, heads_together
+from sparkwright.tuning.runners._base import Runner
+from sparkwright.tuning.setup import Setup
 from sparkwright.tuning.shared_rows import SharedRows, write_shared
-from sparkwright.tuning.trial_rows import TrialRows, make_plan
+from sparkwright.tuning.trial_rows import TrialRows
 from sparkwright.tuning.trial_task import TRIALS, TrialSetting, train_trials
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -54,19 +54,10 @@ class SparkRunner(Runner):
     that also makes sure that all workers see the folder. Both run when it is made.
 
     Args:
-        df: Holds the columns below; rows of the test side are not read.
-        base: What holds where a trial's values say nothing.
+        df: Holds the columns of `setup`; rows of the test side are not read.
+        setup: What trains on what.
         folder: Of the search in the run, a path or URI that driver and workers share. Rows that an earlier search left
             there are taken as they are.
-        columns: Of the table.
-        subject: What is trained; None: a head on the features.
-        classes: Labels that are allowed, in the order of the scores; None takes those that there are.
-        invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
-        group: Column of what folds must not divide.
-        folds: Parts of the rows, each of which validates once; None: the rows have sides.
-        costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
-        together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
-            shared where the base's head is small enough.
 
     Attributes:
         population: What the rows are together; with folds, all of them.
@@ -77,28 +68,12 @@ class SparkRunner(Runner):
         StorageError: The folder is not one that driver and workers share.
     """
 
-    def __init__(
-        self,
-        df: "DataFrame",
-        base: TrainingConfig,
-        folder: str,
-        columns: Columns,
-        *,
-        subject: Subject | None = None,
-        classes: Sequence[str] | None = None,
-        invalid: Invalid = "error",
-        group: str | None = None,
-        folds: int | None = None,
-        costs: Sequence[str] = (),
-        together: str = "trial",
-    ) -> None:
-        self._spark, folder = df.sparkSession, storage.to_uri(folder)
+    def __init__(self, df: "DataFrame", setup: Setup, folder: str) -> None:
+        self._spark, base, folder = df.sparkSession, setup.base, storage.to_uri(folder)
         self._ends: list[Callable[[], Any]] = []  # of the jobs at work, under the lock of what tells that one has ended
         self._ended = threading.Condition()
         self._over = False
-        types, own = arrow_schema(df.schema, columns), subject or Head()
-        chosen: dict[str, Any] = {"classes": classes, "invalid": invalid, "group": group, "folds": folds}
-        plan, self._subject = make_plan(types, df.columns, base, own, columns, **chosen)
+        plan, self._subject = setup.plan(arrow_schema(df.schema, setup.columns), df.columns)
         cores = session.threads_per_task(self._spark)
         if base.threads > cores:
             raise InputError(
@@ -112,12 +87,14 @@ class SparkRunner(Runner):
         check_shared(self._spark, folder)
         shipped = self._subject.ship(self._spark)
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
-        setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(costs))
+        setting = TrialSetting(base, storage.join(folder, TRIALS), tuple(setup.costs))
         self._job = TrialJob(rows, setting, shipped)
         try:
             (census, *_) = self._ask(_OpenRows(self._job), self.slots)
-            self.population = examine(Census.from_json(census), base, columns, plan.kind, plan.classes, invalid)
-            self.together = heads_together(together, base, self.population, self._subject)
+            self.population = examine(
+                Census.from_json(census), base, plan.columns, plan.kind, plan.classes, plan.invalid
+            )
+            self.together = setup.heads_together(self.population, self._subject)
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong is to be told, not what cannot be tidied up after it
                 self.close()
