@@ -73,7 +73,7 @@ def test_the_command_searches_with_the_defaults_of_the_configuration():
         "parallel_trials",
     ):
         assert given[name] == getattr(config, name), name
-    for name in ("max_parameters", "max_seconds_per_row", "max_epochs", "time_limit_s"):
+    for name in ("max_parameters", "max_seconds_per_row", "max_epochs", "time_limit_s", "trial_time_limit_s"):
         assert given[name] is None is getattr(config, name), name
     assert given["refit"] == config.base.refit
     assert TuningConfig(given["space"]).searched.to_dict() == config.searched.to_dict()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from simulated import DiedError, Simulated, dying, searching
@@ -367,6 +368,22 @@ def test_the_time_limit_starts_nothing_more_and_ends_all(tmp_path):
     assert not [trial for trial in trials if trial.state in ("running", "paused")]
     again = Search(config, Simulated(2), str(tmp_path)).run()
     assert outline(again) == outline(trials)
+
+
+def test_a_trial_that_goes_on_has_what_is_left_of_its_time_on_each_fold():
+    class Timed(Simulated):
+        def _measure(self, assignment):
+            measurement = super()._measure(assignment)
+            history = [replace(epoch, seconds=1.0 + assignment.fold) for epoch in measurement.history]
+            return replace(measurement, history=history)
+
+    runner = Timed()
+    Search(searching(trial_time_limit_s=100.0, folds=2), runner).run()
+    left = {(each.fold, each.until): each.limit_s for job in runner.jobs for each in job}
+    assert left == {(0, 1): 100, (1, 1): 100, (0, 3): 99, (1, 3): 98, (0, 9): 97, (1, 9): 94}
+    runner = Simulated()
+    Search(searching(trials=3), runner).run()
+    assert {each.limit_s for job in runner.jobs for each in job} == {None}
 
 
 def test_the_epochs_are_limited_and_the_best_is_trained_to_its_end():

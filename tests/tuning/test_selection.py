@@ -119,7 +119,7 @@ class Trained(Runner):
 def retrained(runner, folder, **rest):
     told = []
     rest = {"seeds": (1, 2, 3), "folds": 2, **rest}
-    retraining = Retraining(runner, "accuracy", epochs=9, folder=str(folder), emit=told.append, **rest)
+    retraining = Retraining(runner, "accuracy", epochs=9, limit_s=60.0, folder=str(folder), emit=told.append, **rest)
     return retraining.run([trial(4, 0.9), trial(2, 0.8)]), told
 
 
@@ -131,7 +131,7 @@ def test_candidates_are_trained_with_each_seed_on_each_fold_and_not_again_on_res
         (2, 3, 6, 7),
     ]
     assert len(runner.asked) == 12
-    assert all(each.until == each.epochs == 9 for each in runner.asked)
+    assert all((each.until, each.epochs, each.limit_s) == (9, 9, 60.0) for each in runner.asked)
     done = [event.done for event in told if isinstance(event, Progress)]
     assert (done[0], done[-1]) == (0, 12)
     warned = [event.message for event in told if isinstance(event, Warned)]

@@ -168,6 +168,19 @@ def test_a_trials_own_failure_is_in_its_measurement_and_leaves_nothing(
     assert runner.run([Assignment(9, {}, 6, 6)])[0].failure == ""
 
 
+@pytest.mark.parametrize("together", ["trial", "shared"])
+def test_a_trial_whose_time_is_over_fails_and_those_beside_it_go_on(
+    table: dict[str, Any], tmp_path: Path, together: str
+) -> None:
+    runner = LocalRunner(table, Setup(BASE, SIDED, together=together), str(tmp_path))
+    limits = (None, 0.0, 600.0)
+    unlimited, late, early = runner.run([Assignment(n, {}, 6, 6, limit_s=limit) for n, limit in enumerate(limits)])
+    assert late.failure.startswith("TimeLimitError: Its time was over in epoch 1. Raise `trial_time_limit_s`")
+    assert (unlimited.failure, early.failure) == ("", "")
+    assert figures(early.history) == figures(unlimited.history)
+    assert not list((tmp_path / "trials").glob("*"))
+
+
 def test_a_poisson_loss_takes_counts_in_a_trial_too(table: dict[str, Any], tmp_path: Path) -> None:
     below, base = table | {"y": table["y"] - 1.0}, BASE.replace(task="regression")
     tried = [Assignment(number, {"loss": loss}, 6, 6) for number, loss in enumerate(("huber", "poisson"))]

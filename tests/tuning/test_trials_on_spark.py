@@ -129,12 +129,16 @@ class SlowJob(TrialJob):
         yield from super().__call__(batches)
 
 
-def test_a_runner_that_is_closed_ends_the_trials_at_work_and_their_slots_are_free(
+def test_jobs_that_take_too_long_are_ended_and_so_are_those_of_a_runner_that_is_closed(
     spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(on_spark, "TrialJob", SlowJob)
+    monkeypatch.setattr(on_spark, "_GRACE_S", 1.0)
     runner = SparkRunner(frame(spark, table), Setup(BASE, COLUMNS), str(tmp_path))
+    with pytest.raises(WorkerError, match=r"took more than 2 s, twice what they may take, and was ended: its worker"):
+        runner.run([Assignment(0, {}, 4, 4, limit_s=0.5)])
+    (tmp_path / "began").unlink()
     with ThreadPoolExecutor(3) as threads:  # one more than there are slots
         jobs = [threads.submit(runner.run, [Assignment(trial, {}, 4, 4)]) for trial in range(3)]
         while not (tmp_path / "began").exists():

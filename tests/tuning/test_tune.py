@@ -93,6 +93,7 @@ def test_without_validation_rows_nothing_is_searched(rows):
         ({"folds": 3, "base": TrainingConfig(threshold_metric="f1")}, "`folds` leave none for the last training"),
         ({"objectives": ("accuracy", "accuracy")}, "`objectives` names one twice"),
         ({"max_seconds_per_row": 0}, "`max_seconds_per_row` must be None or above 0; it is 0"),
+        ({"trial_time_limit_s": -1}, "`trial_time_limit_s` must be None or above 0; it is -1"),
     ],
 )
 def test_what_a_run_cannot_search_is_refused_at_once(changes, message):
@@ -112,7 +113,12 @@ def test_a_configuration_says_what_it_stands_for():
 def test_only_a_search_in_which_no_clock_decides_repeats():
     assert SEARCH.repeats is True
     assert replace(SEARCH, sampler=RandomSampler()).repeats is None
-    for clocked in ({"parallel_trials": None}, {"time_limit_s": 9}, {"max_seconds_per_row": 1.0}):
+    for clocked in (
+        {"parallel_trials": None},
+        {"time_limit_s": 9},
+        {"trial_time_limit_s": 9},
+        {"max_seconds_per_row": 1.0},
+    ):
         assert replace(SEARCH, **clocked).repeats is False
     assert not replace(SEARCH, objectives=("accuracy", "seconds_per_row")).repeats
 

@@ -52,7 +52,13 @@ def tune(
     max_parameters: Annotated[int | None, typer.Option(help="Weights that a trial may have.")] = None,
     max_seconds_per_row: Annotated[float | None, typer.Option(help="What scoring a row may take.")] = None,
     max_epochs: Annotated[int | None, typer.Option(help="Epochs that all trials together may train, about.")] = None,
-    time_limit_s: Annotated[float | None, typer.Option(help="Seconds after which no more trials start.")] = None,
+    time_limit_s: Annotated[
+        float | None, typer.Option(help="Seconds after which no more trials start or go on.")
+    ] = None,
+    trial_time_limit_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a trial may train, on each fold; one that takes longer has failed."),
+    ] = None,
     parallel_trials: Annotated[
         int | None,
         typer.Option(
@@ -119,6 +125,7 @@ def tune(
         objectives=tuple(objective or ()),
         max_epochs=max_epochs,
         time_limit_s=time_limit_s,
+        trial_time_limit_s=trial_time_limit_s,
     )
     check_heads(config)
     if columns is None and (label != "label" or split != "0.6,0.2,0.2"):

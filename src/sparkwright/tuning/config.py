@@ -24,7 +24,8 @@ COSTS = ("parameters", "seconds_per_row")
 class TuningConfig:
     """How hyperparameters are searched.
 
-    The trials depend on this value and the rows, never on the workers, if `parallel_trials` is given.
+    The trials depend on this value and the rows, never on the workers, if `parallel_trials` is given and no clock
+    decides: `time_limit_s`, `trial_time_limit_s`, seconds a row.
 
     Args:
         space: What is searched: a `Space`, its dictionary, the name of one that comes with the library, or a YAML or
@@ -51,7 +52,9 @@ class TuningConfig:
             beats in all of them. Empty: the base's monitor.
         max_epochs: Epochs that all trials together may train, about: the best one is trained to its end. None sets no
             limit.
-        time_limit_s: Seconds after which no more trials start.
+        time_limit_s: Seconds after which no more trials start or go on.
+        trial_time_limit_s: Seconds that a trial may train, on each fold: one that takes longer has failed, and so has a
+            candidate that takes longer with another seed. None sets no limit. What a clock ends does not repeat.
 
     Raises:
         InputError: Values that cannot be used; all of them in one message.
@@ -73,6 +76,7 @@ class TuningConfig:
     objectives: tuple[str, ...] = ()
     max_epochs: int | None = None
     time_limit_s: float | None = None
+    trial_time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives) or (self.base.monitor,))
@@ -118,7 +122,8 @@ class TuningConfig:
     @property
     def repeats(self) -> bool | None:
         """Whether the same search again gives the same trials, because no clock decides; None if its sampler knows."""
-        clocked = self.time_limit_s is not None or "seconds_per_row" in self.costs
+        timed = self.time_limit_s is not None or self.trial_time_limit_s is not None
+        clocked = timed or "seconds_per_row" in self.costs
         if self.parallel_trials is None or clocked:
             return False
         return True if isinstance(self.sampler, str) else None
@@ -153,7 +158,7 @@ def _range_problems(config: TuningConfig) -> list[str]:
         if not (is_number(value) and value == int(value) and value >= least):
             instead = "None or " if name in optional else ""
             problems.append(f"`{name}` must be {instead}a whole number of at least {least}; it is {value!r}.")
-    for name in ("time_limit_s", "max_seconds_per_row"):
+    for name in ("time_limit_s", "trial_time_limit_s", "max_seconds_per_row"):
         value = getattr(config, name)
         if value is not None and not (is_number(value) and value > 0):
             problems.append(f"`{name}` must be None or above 0; it is {value!r}.")

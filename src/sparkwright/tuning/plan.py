@@ -151,11 +151,19 @@ class Plan:
         trial = self.trials[number]
         trial.state = "running"
         ended = {fold.fold for fold in trial.folds if fold.ended}
+        epochs, costs = self._config.base.epochs, not trial.rungs
         self._waiting += [
-            Assignment(number, trial.values, until, self._config.base.epochs, fold, costs=not trial.rungs)
+            Assignment(number, trial.values, until, epochs, fold, costs=costs, limit_s=self._time_left(trial, fold))
             for fold in range(self._folds)
             if fold not in ended
         ]
+
+    def _time_left(self, trial: Trial, fold: int) -> float | None:
+        """Return for how many seconds more a trial may train on a fold."""
+        limit = self._config.trial_time_limit_s
+        if limit is None:
+            return None
+        return limit - sum(epoch.seconds for each in trial.folds if each.fold == fold for epoch in each.history)
 
     def _start(self) -> bool:
         """Start a trial, if one may start and there is a configuration left."""

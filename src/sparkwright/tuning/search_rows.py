@@ -131,6 +131,7 @@ def search_rows(
                 seeds,
                 folds,
                 config.base.epochs,
+                config.trial_time_limit_s,
                 storage.join(folder, "selection"),
                 emit,
             )

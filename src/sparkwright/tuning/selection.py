@@ -130,6 +130,7 @@ class Retraining:
         seeds: Of the trainings.
         folds: Parts of the rows that validate in turn; 1: the validation rows.
         epochs: Of a training.
+        limit_s: Seconds that a training may take; None: any time.
         folder: Where finished trainings are kept for a search that is resumed.
         emit: What takes the events: how many trainings are done, and which workers were lost.
     """
@@ -139,6 +140,7 @@ class Retraining:
     seeds: Sequence[int]
     folds: int
     epochs: int
+    limit_s: float | None
     folder: str
     emit: Emit
 
@@ -149,7 +151,7 @@ class Retraining:
             WorkerError: A training has lost all its workers; a search that goes on tries it again.
         """
         wanted = [
-            Assignment(trial.number, trial.values, self.epochs, self.epochs, fold=fold, seed=seed)
+            Assignment(trial.number, trial.values, self.epochs, self.epochs, fold=fold, seed=seed, limit_s=self.limit_s)
             for trial in trials
             for seed in self.seeds
             for fold in range(self.folds)

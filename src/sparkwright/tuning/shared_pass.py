@@ -37,6 +37,7 @@ from sparkwright.training.tasks import Task
 from sparkwright.training.transports.in_process import InProcess
 from sparkwright.tuning.batch_stream import Batch, BatchStream
 from sparkwright.tuning.head_passes import HeadPasses
+from sparkwright.tuning.time_limit import limited
 
 __all__ = ["TOGETHER", "TOLERANCE", "Ended", "heads_at_once", "structure_key", "train_together"]
 
@@ -98,6 +99,7 @@ def train_together(
     checkpoints: Sequence[Checkpoints | None] | None = None,
     subject: Head | None = None,
     moments: Moments | None = None,
+    limits_s: Sequence[float | None] | None = None,
 ) -> list[Ended]:
     """Train heads over one stream of batches, in this process; return what each ended with, in their order.
 
@@ -111,6 +113,7 @@ def train_together(
         checkpoints: Where each is kept, goes on from and pauses; None keeps none.
         subject: Weights to begin with; None draws them.
         moments: What `moments_of` gives for the training rows; None measures them.
+        limits_s: Seconds that each may take of the pass; None: any time.
 
     Raises:
         InputError: Configurations that cannot share a pass.
@@ -141,7 +144,8 @@ def train_together(
                 partial(_Member, stream),
                 moments,
             )
-            turns.append(_Turns(steps, transport))
+            within = limited(steps, limits_s[number] if limits_s else None, transport.clock)
+            turns.append(_Turns(within, transport))
         _take_turns(turns, stream)
     return [Ended(turn.outcome, turn.transport.seconds_spent) for turn in turns]
 

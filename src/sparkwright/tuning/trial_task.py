@@ -21,7 +21,10 @@ from sparkwright.errors import InputError, WorkerError
 from sparkwright.events import EpochEnded
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, Paused, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.fitting import Outcome, train_rows
+from sparkwright.training.fitting import Outcome, training_steps
+from sparkwright.training.loop import cpu_threads, finished
+from sparkwright.training.replica.allocation import freed_memory_kept
+from sparkwright.training.replica.replica import Replica
 from sparkwright.training.rows.population import Population
 from sparkwright.training.rows.store import Rows
 from sparkwright.training.subject import Head, Subject, WholeNetwork
@@ -29,6 +32,7 @@ from sparkwright.training.transports.in_process import InProcess
 from sparkwright.tuning.costs import measure_costs
 from sparkwright.tuning.shared_pass import structure_key, train_together
 from sparkwright.tuning.space import configure
+from sparkwright.tuning.time_limit import limited
 from sparkwright.tuning.trial_rows import TrialRows
 from sparkwright.tuning.trials import Assignment, Measurement
 
@@ -125,6 +129,7 @@ def _train_shared(tasks: Sequence["_Task"], rows: TrialRows) -> None:
         [task.kept for task in tasks],
         cast(Head, first.subject),
         rows.moments(first.config, first.subject, first.assignment.fold),
+        [task.assignment.limit_s for task in tasks],
     )
     for task, each in zip(tasks, ended, strict=True):
         task.seconds += each.seconds
@@ -182,8 +187,10 @@ class _Task:
         try:
             moments = None if self.kept.begin else rows.moments(self.config, self.subject, self.assignment.fold)
             transport = InProcess(self.config.replicas)
-            own = (self.population, self.rows, transport, self.emit, self.kept, self.subject, moments)
-            self.end(train_rows(self.config, *own))
+            own = (self.population, self.rows, transport, self.emit, self.kept, self.subject, Replica, moments)
+            steps = limited(training_steps(self.config, *own), self.assignment.limit_s, time.perf_counter)
+            with cpu_threads(self.config.threads), freed_memory_kept():
+                self.end(finished(steps))
         except (Paused, Exception) as end:
             self.end(end)
         self.seconds += time.perf_counter() - began

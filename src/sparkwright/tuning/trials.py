@@ -33,6 +33,7 @@ class Assignment:
         costs: Whether its network's costs are measured, if they are asked for: once for a trial is enough, and a limit
             that it has kept it keeps.
         attempt: How often this was assigned, from 1: more after a lost worker.
+        limit_s: Seconds that training may take; one that takes longer fails. None: any time.
     """
 
     trial: int
@@ -43,6 +44,7 @@ class Assignment:
     seed: int | None = None
     costs: bool = True
     attempt: int = 1
+    limit_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

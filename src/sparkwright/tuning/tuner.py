@@ -81,7 +81,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         together: ``"trial"``, ``"shared"`` or ``"auto"``: whether a job trains one trial, or many at once.
         maxParameters: Weights that a trial may have; None: any number.
         maxSecondsPerRow: What scoring a row may take; None: any time.
-        timeLimitSeconds: Seconds after which no more trials start; None: no limit.
+        timeLimitSeconds: Seconds after which no more trials start or go on; None: no limit.
+        trialTimeLimitSeconds: Seconds that a trial may train, on each fold; one that takes longer has failed. None: any
+            time.
         runDir: Folder (path or URI) that driver and executors share, in which a search that was interrupted goes on
             when it is fitted again; one of other settings is refused. When it has ended well, what it kept is removed.
             None: a temporary one on this machine, which executors of other machines cannot see.
@@ -107,6 +109,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         "maxParameters": "max_parameters",
         "maxSecondsPerRow": "max_seconds_per_row",
         "timeLimitSeconds": "time_limit_s",
+        "trialTimeLimitSeconds": "trial_time_limit_s",
     }
 
     estimator = param("estimator", "whose settings are searched", _to_estimator)
@@ -126,6 +129,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
     maxParameters = param("maxParameters", "weights of a trial; None: any number", whole_or_none)
     maxSecondsPerRow = param("maxSecondsPerRow", "what scoring a row may take; None: any time", number_or_none)
     timeLimitSeconds = param("timeLimitSeconds", "after which no trial starts; None: no limit", number_or_none)
+    trialTimeLimitSeconds = param("trialTimeLimitSeconds", "that a trial may train; None: any time", number_or_none)
     runDir = param("runDir", "folder of a search, to go on from; None: none", anything)
 
     def __init__(self, **params: Any) -> None:

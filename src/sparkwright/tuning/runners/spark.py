@@ -46,6 +46,9 @@ _AGAIN_S = 0.5
 _END_S = 30.0
 """Seconds after which jobs that do not end are left to the cluster."""
 
+_GRACE_S = 60.0
+"""Seconds that a job may take, beside twice its trials' limits, for its slot, its rows and its checkpoints."""
+
 
 class SparkRunner(Runner):
     """Trains in tasks of a Spark session.
@@ -103,7 +106,8 @@ class SparkRunner(Runner):
 
     def run(self, assignments: Sequence[Assignment]) -> list[Measurement]:
         job = replace(self._job, assignments=tuple(assignments))
-        with self._at_work():
+        limits = [each.limit_s for each in assignments if each.limit_s is not None]
+        with self._at_work(2 * sum(limits) + _GRACE_S if len(limits) == len(assignments) else None):
             return [Measurement.from_dict(json.loads(answer)) for answer in self._ask(job)]
 
     def parameters(self, values: Mapping[str, Any]) -> int:
@@ -124,9 +128,14 @@ class SparkRunner(Runner):
         self._ask(_RemoveRows(self._job.rows), self.slots)
 
     @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Submit a job of trials inside, from this thread; `close` ends it."""
-        with cancellable(self._spark) as end:
+    def _at_work(self, limit_s: float | None) -> Iterator[None]:
+        """Submit a job of trials inside, from this thread; `close` ends it, and so does its time.
+
+        Raises:
+            CancelledError: The runner was closed.
+            WorkerError: The job has taken too long; trials themselves look at the clock where they can.
+        """
+        with cancellable(self._spark) as end, _after(limit_s, end) as late:
             with self._ended:
                 if self._over:
                     raise CancelledError("The search is over.")
@@ -136,6 +145,11 @@ class SparkRunner(Runner):
             except Exception as error:
                 if self._over:  # no worker is to blame
                     raise CancelledError("The search is over.") from error
+                if late.is_set():
+                    raise WorkerError(
+                        f"A job of trials took more than {limit_s:g} s, twice what they may take, and was ended: its "
+                        "worker hangs, or the cluster has no slot for it."
+                    ) from error
                 raise
             finally:
                 with self._ended:
@@ -150,6 +164,27 @@ class SparkRunner(Runner):
                 return [row["answer"] for row in frame.collect()]
         except StorageError as error:  # which may pass
             raise WorkerError(f"A worker cannot use the search's folder: {error}") from error
+
+
+@contextlib.contextmanager
+def _after(seconds: float | None, end: Callable[[], Any]) -> Iterator[threading.Event]:
+    """End a job that takes longer than some seconds; the event tells whether it did."""
+    late = threading.Event()
+    if seconds is None:
+        yield late
+        return
+
+    def stop() -> None:
+        late.set()
+        end()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 @dataclass(frozen=True)
