@@ -59,7 +59,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def test_without_imports_no_job_runs(cluster: Cluster) -> None:
-    check_imports(cluster, [{"kind": "torch", "parts": [{"build": "vgg", "options": {}}]}], "focal")
+    check_imports(cluster, [{"kind": "torch", "parts": [{"build": "vgg", "options": {}}]}], ["focal", None])
     assert cluster.jobs == 0
 
 
@@ -71,7 +71,7 @@ def test_a_factory_that_the_driver_names_is_tried_on_the_workers(cluster: Cluste
 @pytest.mark.parametrize("loss", ["no_such_losses:mine", "torch:no_such_loss"])
 def test_a_loss_that_workers_cannot_import_is_said_before_the_job(cluster: Cluster, loss: str) -> None:
     with pytest.raises(InputError, match=r"On a worker \(.*\): `loss` .*no_such_loss"):
-        check_imports(cluster, loss=loss)
+        check_imports(cluster, losses=["torch:relu", loss])
 
 
 def test_a_factory_that_workers_cannot_import_is_said_before_the_job(cluster: Cluster, spec: dict) -> None:

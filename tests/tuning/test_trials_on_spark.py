@@ -154,8 +154,13 @@ def test_jobs_that_take_too_long_are_ended_and_so_are_those_of_a_runner_that_is_
 
 
 def test_what_spark_cannot_give_trials_is_refused_before_the_first(
-    spark: SparkSession, table: dict[str, Any], tmp_path: Path
+    spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "losses_of_the_driver.py").write_text("def mine(output, y): ...")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    losses = ["cross_entropy", "losses_of_the_driver:mine"]
+    with pytest.raises(InputError, match=r"On a worker \(.*\): `loss` 'losses_of_the_driver:mine' cannot be imported"):
+        SparkRunner(frame(spark, table), Setup(BASE, COLUMNS, losses=losses), str(tmp_path))
     with pytest.raises(InputError, match=r"`threads` is 64, and a task of this session has \d+: trials side by side"):
         SparkRunner(frame(spark, table), Setup(BASE.replace(threads=64), COLUMNS), str(tmp_path))
     broken = table | {"x": np.where(np.arange(160)[:, None] == 3, np.nan, table["x"])}

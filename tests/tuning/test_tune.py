@@ -85,6 +85,17 @@ def test_without_validation_rows_nothing_is_searched(rows):
         search_rows(rows, SEARCH)
 
 
+def test_a_loss_of_ones_own_that_a_space_tries_is_imported_before_the_first_trial(rows):
+    events = []
+    losses = {"loss": ["cross_entropy", "no_such_losses:mine"]}
+    config = replace(SEARCH, space=losses, base=replace(SEARCH.base, loss="torch:no_such_loss"))
+    assert config.losses == ("torch:no_such_loss", "cross_entropy", "no_such_losses:mine")
+    config = replace(config, base=SEARCH.base)
+    with pytest.raises(InputError, match=r"`loss` 'no_such_losses:mine' cannot be imported"):
+        search_rows(rows, config, split="split", emit=events.append)
+    assert not any(isinstance(event, TrialStarted) for event in events)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -103,6 +103,12 @@ class TuningConfig:
         return self.min_epochs or max(1, round(self.base.epochs / self.eta**3))
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """Losses that trials may train with, as far as they are named: the base's, and those of the space."""
+        tried = [value for dimension in self.searched.dimensions.get("loss", ()) for value in dimension.ends()]
+        return tuple(loss for loss in [self.base.loss, *tried] if loss is not None)
+
+    @property
     def directions(self) -> dict[str, Literal["min", "max"]]:
         """Objective → whether less or more of it is better."""
         metrics = METRICS[self.base.task]

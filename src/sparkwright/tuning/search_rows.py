@@ -113,6 +113,7 @@ def search_rows(
         folds=config.folds,
         costs=config.costs,
         together=config.together,
+        losses=config.losses,
     )
     timed = _Stages(emit)
     with _folder(run) as folder, _runner(rows, setup, folder) as runner:

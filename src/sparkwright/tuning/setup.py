@@ -10,6 +10,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import Columns, check_columns, label_kind
 from sparkwright.training.rows.population import Invalid, Population, invalid_problems
 from sparkwright.training.subject import Head, Subject, allowed_classes
+from sparkwright.training.tasks.losses import is_own, own_loss
 from sparkwright.tuning.costs import count_parameters
 from sparkwright.tuning.shared_pass import TOGETHER, heads_at_once
 from sparkwright.tuning.trial_rows import RowsPlan
@@ -32,6 +33,7 @@ class Setup:
         costs: What is measured besides the metrics: ``"parameters"``, ``"seconds_per_row"``.
         together: ``"trial"``: a job trains one trial. ``"shared"``: many heads over one stream of batches. ``"auto"``:
             shared where the base's head is small enough.
+        losses: Names of those that trials may train with; one's own are imported before the first trial.
     """
 
     base: TrainingConfig
@@ -43,6 +45,7 @@ class Setup:
     folds: int | None = None
     costs: Sequence[str] = ()
     together: str = "trial"
+    losses: Sequence[str] = ()
 
     def plan(self, types: pa.Schema, names: Sequence[str]) -> tuple[RowsPlan, Subject]:
         """Return how a table's rows are dealt, and what is trained on its columns, checked.
@@ -53,7 +56,7 @@ class Setup:
 
         Raises:
             ColumnError: A column is missing or of another type.
-            InputError: Nothing says which rows validate.
+            InputError: Nothing says which rows validate; a loss of one's own cannot be imported here.
         """
         problems = invalid_problems(self.invalid)
         if self.folds is None and self.columns.split is None and not self.base.validation_fraction:
@@ -63,6 +66,8 @@ class Setup:
             )
         if problems:
             raise InputError.listing("The search cannot be done like this", problems)
+        for loss in filter(is_own, self.losses):
+            own_loss(loss)
         subject = self.subject.for_column(types, self.columns)
         check_columns(self.columns, types, names, self.base.task, subject.reader.payload)
         if self.group is not None and self.group not in names:

@@ -126,7 +126,7 @@ def train(
     rows = select_rows(df, columns)
     allowed = allowed_classes(classes, subject)
     ship_library(spark)
-    check_imports(spark, subject.specs, config.loss)
+    check_imports(spark, subject.specs, [config.loss])
     shipped = subject.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
     watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config, subject.reader.payload)

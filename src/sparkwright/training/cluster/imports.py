@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 __all__ = ["check_imports"]
 
 
-def check_imports(spark: "SparkSession", specs: Sequence[Mapping[str, Any]] = (), loss: str | None = None) -> None:
+def check_imports(
+    spark: "SparkSession", specs: Sequence[Mapping[str, Any]] = (), losses: Sequence[str | None] = ()
+) -> None:
     """Check on the executors, by a small job, that they can import what a training needs; nothing if that is nothing.
 
     Args:
         spark: The session.
         specs: Of the networks, as `Network.to_spec` gives them: their factories are called.
-        loss: ``"package.module:function"``; names of the library's own losses have no colon.
+        losses: ``"package.module:function"``; names of the library's own losses have no colon.
 
     Raises:
         InputError: A worker cannot import one, or what it imports cannot be used; with what it says.
     """
     parts = [part["options"] for spec in specs for part in spec.get("parts", ()) if part["build"] == "factory"]
-    own = loss if loss is not None and is_own(loss) else None
-    if not parts and own is None:
+    own = tuple(loss for loss in losses if loss is not None and is_own(loss))
+    if not parts and not own:
         return
     count = slots(spark)
     probe = _Probe(tuple(parts), own)
@@ -51,7 +53,7 @@ class _Probe:
     """Imports and builds. Runs on executors."""
 
     parts: tuple[Mapping[str, Any], ...]
-    loss: str | None
+    losses: tuple[str, ...]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -63,8 +65,8 @@ class _Probe:
             for options in self.parts:
                 factory.trust(options["factory"])  # the driver has named it
                 factory.build(**options)
-            if self.loss is not None:
-                own_loss(self.loss)
+            for loss in self.losses:
+                own_loss(loss)
         except Exception as error:
             return f"On a worker ({socket.gethostname()}): {error}"
         return ""

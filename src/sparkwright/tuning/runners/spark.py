@@ -86,7 +86,7 @@ class SparkRunner(Runner):
             )
         self.slots = session.slots(self._spark)
         session.ship_library(self._spark)
-        check_imports(self._spark, self._subject.specs, base.loss)
+        check_imports(self._spark, self._subject.specs, setup.losses)
         check_shared(self._spark, folder)
         shipped = self._subject.ship(self._spark)
         rows = write_shared(df, plan, self._subject.reader, storage.join(folder, _ROWS))
