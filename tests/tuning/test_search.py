@@ -282,12 +282,17 @@ def test_a_value_that_is_not_finite_is_a_failure():
     assert (trials[3].state, trials[3].reason) == ("failed", "`loss` is nan")
 
 
-def test_more_than_half_of_the_trials_failing_stops_the_search_with_the_reasons():
+def test_more_than_half_of_the_trials_failing_stops_the_search_with_the_reasons_and_a_way_out(tmp_path):
     def fault(values):
         return "MemoryError: 3 GiB more are needed\nTraceback …" if values["dropout"] != 0.1 else ""
 
-    with pytest.raises(ErrorRateError, match=r"9 of 10 trials failed.*\n- MemoryError: 3 GiB more are needed \(9\)\n"):
-        Search(searching(), Simulated(fault=fault)).run()
+    said = (
+        r"9 of 10 trials failed.*\n- MemoryError: 3 GiB more are needed \(9\)\n.*would end here again.*overwrite=True"
+    )
+    with pytest.raises(ErrorRateError, match=said):
+        Search(searching(), Simulated(fault=fault), str(tmp_path)).run()
+    with pytest.raises(ErrorRateError, match=said):
+        Search(searching(), Simulated(), str(tmp_path)).run()
 
 
 def test_configurations_above_a_limit_are_not_trained():

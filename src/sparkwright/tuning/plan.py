@@ -14,7 +14,7 @@ from sparkwright.events import Emit, TrialEnded, TrialMeasured, TrialStarted
 from sparkwright.training.settings import METRICS
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.halving import Halving
-from sparkwright.tuning.records import Records, Result
+from sparkwright.tuning.records import BEGIN_ANEW, Records, Result
 from sparkwright.tuning.study import Direction, Study
 from sparkwright.tuning.trials import Assignment, Job, Measurement, Trial
 
@@ -278,7 +278,8 @@ class Plan:
         listed = "".join(f"\n- {reason} ({count})" for reason, count in reasons.most_common(5))
         raise ErrorRateError(
             f"{len(failed)} of {known} trials failed, which is more than half of them, so the search stops. "
-            f"Why:{listed}\nLeave out of the space what cannot be trained, and begin anew."
+            f"Why:{listed}\nLeave out of the space what cannot be trained, or give trials what they lack. Going on "
+            f"would end here again, so {BEGIN_ANEW}"
         )
 
     @property

@@ -18,7 +18,10 @@ from sparkwright import storage
 from sparkwright.tuning.study import Asked
 from sparkwright.tuning.trials import Measurement
 
-__all__ = ["Records", "Result"]
+__all__ = ["BEGIN_ANEW", "Records", "Result"]
+
+BEGIN_ANEW = "begin anew: overwrite=True (--overwrite), of a Tuner another `runDir`."
+"""What to do where going on with what is kept leads nowhere."""
 
 _ASKED, _RESULTS = "asked", "results"
 

@@ -20,7 +20,7 @@ from sparkwright.events import Emit, Event, SearchAdvanced, TrialEnded, ignore
 from sparkwright.tuning.attempts import ATTEMPTS, Tried, is_lost, try_job
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.plan import Plan
-from sparkwright.tuning.records import Records, Result
+from sparkwright.tuning.records import BEGIN_ANEW, Records, Result
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.trials import Assignment, Measurement, Trial
 
@@ -185,5 +185,5 @@ def _check_same(job: Sequence[Assignment], kept: Result) -> None:
     if now != then:
         raise InputError(
             f"What is kept of the search does not fit it: job {kept.job} was {then} (trial, fold, epoch) and is {now} "
-            "now. Its configuration or the library is another one; begin anew with overwrite=True (--overwrite)."
+            f"now. Its configuration or the library is another one; {BEGIN_ANEW}"
         )

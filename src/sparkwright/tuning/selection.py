@@ -20,6 +20,7 @@ from sparkwright.errors import InputError, WorkerError
 from sparkwright.evaluation.metrics import wilson_interval
 from sparkwright.events import Emit, Progress
 from sparkwright.tuning.attempts import ATTEMPTS, is_lost, try_job
+from sparkwright.tuning.records import BEGIN_ANEW
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.trials import Assignment, Measurement, Trial
 
@@ -99,7 +100,10 @@ def best_trials(
         if max_seconds_per_row is None or trial.metrics.get("seconds_per_row", 0.0) <= max_seconds_per_row
     ]
     if not measured:
-        raise InputError(f"The search found no configuration that can be chosen: {_fates(trials)}.")
+        raise InputError(
+            f"The search found no configuration that can be chosen: {_fates(trials)}. Change its space or its limits, "
+            f"and {BEGIN_ANEW}"
+        )
     # Patience may have ended a complete one early: it was compared with the others that are complete.
     measured.sort(key=lambda each: (each[0], each[1] if each[0] else 0, *each[2:4]))
     found: dict[str, Trial] = {}
@@ -241,7 +245,8 @@ def choose(candidates: Sequence[Candidate], direction: Direction) -> Candidate:
     good = [candidate for candidate in candidates if not candidate.failure]
     if not good:
         reasons = [f"trial {candidate.trial}: {candidate.failure}" for candidate in candidates]
-        raise InputError.listing("Each of the best configurations failed when it was trained with other seeds", reasons)
+        what = "Each of the best configurations failed when it was trained with other seeds"
+        raise InputError.listing(f"{what}. Change the space or its limits, and {BEGIN_ANEW} Why", reasons)
     return min(good, key=lambda each: (sign * each.cautious(direction), each.parameters, each.trial))
 
 

@@ -32,6 +32,7 @@ from sparkwright.training.rows.files import RowFiles
 from sparkwright.training.rows.population import examine
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Census, local_folder
+from sparkwright.tuning.records import BEGIN_ANEW
 from sparkwright.tuning.trial_rows import GROUP, ROWS_AT_ONCE, Groups, RowsPlan, TrialEncoding, TrialRows
 
 if TYPE_CHECKING:
@@ -159,8 +160,7 @@ def check_same_rows(folder: str, there: Mapping[str, Any], now: Mapping[str, Any
     if found := differences(there, now):
         raise InputError(
             f"The rows have changed since the search in {folder} began, whose trials were compared on those (there → "
-            f"now): {'; '.join(found)}. Go on with the rows as they were, or begin anew: overwrite=True (--overwrite), "
-            "of a Tuner another `runDir`."
+            f"now): {'; '.join(found)}. Go on with the rows as they were, or {BEGIN_ANEW}"
         )
 
 
