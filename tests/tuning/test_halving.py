@@ -76,6 +76,19 @@ def test_the_highest_rung_goes_first():
     assert promotions(halving) == [(8, 27), (3, 3), (4, 3)]
 
 
+def test_while_trials_start_those_that_have_gone_on_count_against_the_share():
+    halving = noted([0.5, 0.6, 0.7])
+    assert halving.promotion(sparing=True) == (0, 3)
+    halving.note(3, 1, 0.1, ended=False)
+    assert halving.promotion(sparing=True) is None  # one of four has gone on, though it is the best no longer
+    for trial, value in enumerate([0.8, 0.9], 4):
+        halving.note(trial, 1, value, ended=False)
+    assert halving.promotion(sparing=True) == (3, 3)  # two of six
+    halving.note(6, 1, 0.2, ended=False)
+    assert halving.promotion(sparing=True) is None
+    assert halving.promotion() == (6, 3)  # nobody starts any more
+
+
 def test_a_promotion_may_be_asked_for_until_one_epoch():
     halving = noted([0.5, 0.6, 0.7])
     for trial, value in ((7, 0.5), (8, 0.4), (9, 0.6)):

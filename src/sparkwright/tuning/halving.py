@@ -5,6 +5,10 @@ at a rung the best ``1/eta`` go on to the next, as soon as they are among the be
 nobody waits for a rung to be full, and a slot is idle only where no new trial may start. Source: Li et al. 2020, *A
 System for Massively Parallel Hyperparameter Tuning*, algorithm 2.
 
+The first to come to a rung are its best for a while, so that more than one of `eta` would go on. While new trials may
+start, those that have gone on are therefore counted against the share (Li et al. 2022, *Hyper-Tune*, section 4.2): the
+same epochs try half as many configurations more. A better one that comes later goes on when nobody starts any more.
+
 Nothing here knows who trains, or where the next configuration comes from.
 """
 
@@ -65,17 +69,20 @@ class Halving:
             values.pop(trial, None)
             gone.discard(trial)
 
-    def promotion(self, epoch: int | None = None, most: float = math.inf) -> tuple[int, int] | None:
+    def promotion(
+        self, epoch: int | None = None, most: float = math.inf, *, sparing: bool = False
+    ) -> tuple[int, int] | None:
         """Return a trial that goes on and until which epoch, of the highest rung that has one; note that it does.
 
         Args:
             epoch: Only one that goes on until there.
             most: Only one that goes on for at most so many epochs.
+            sparing: Whether no more than one of `eta` may have gone on from a rung.
         """
         for rung in reversed(range(len(self.rungs) - 1)):
             if self.rungs[rung + 1] - self.rungs[rung] > most:
                 continue
-            while (trial := self._next(rung)) is not None:
+            while (trial := self._next(rung, sparing)) is not None:
                 if trial not in self._ended and epoch not in (None, self.rungs[rung + 1]):
                     break
                 self._gone[rung].add(trial)
@@ -105,10 +112,12 @@ class Halving:
         ranked = self._ranked(rung)
         return self.rungs[rung], ranked.index(trial) + 1, len(ranked)
 
-    def _next(self, rung: int) -> int | None:
+    def _next(self, rung: int, sparing: bool) -> int | None:
         """Return the best of a rung's top that has not gone on."""
         ranked = self._ranked(rung)
         top = ranked[: len(ranked) // self._eta]
+        if sparing and len(self._gone[rung]) >= len(top):
+            return None
         return next((trial for trial in top if trial not in self._gone[rung]), None)
 
     def _ranked(self, rung: int) -> list[int]:

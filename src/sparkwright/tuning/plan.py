@@ -140,7 +140,8 @@ class Plan:
             if like is not None and like.fold > 0:  # what goes on or starts does so with all its folds
                 return None
             most = self._epochs_left() / self._folds
-            promotion = self._halving.promotion(None if like is None else like.until, most)
+            until = None if like is None else like.until
+            promotion = self._halving.promotion(until, most, sparing=self._may_start())
             if promotion is not None:
                 self._send(*promotion)
             elif not (like is None or like.until == self._halving.rungs[0]) or not self._start():
