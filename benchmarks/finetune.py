@@ -1,18 +1,20 @@
 """How fast, and how good, is the training of a whole network on photos, beside a loop of plain torch?
 
-    python benchmarks/finetune.py PHOTOS WEIGHTS [--runs 3]
+    python benchmarks/finetune.py PHOTOS WEIGHTS [--runs 3] [--seeds 2]
+    python benchmarks/finetune.py PHOTOS WEIGHTS --first 20 --augmentation photos --runs 0 --quality head ours
 
-PHOTOS holds train/CLASS/… and test/CLASS/… (UC Merced, 80 and 20 photos a class), WEIGHTS is MobileNet v1 0.75
+PHOTOS holds train/CLASS/… and test/CLASS/… (UC Merced, 80 and 20 photos a class), or with ``--first`` CLASS/…, of which
+so many photos train and the others test (Caltech-101's subset, 20 and 11); WEIGHTS is MobileNet v1 0.75
 (``.safetensors``). First a head is trained on the network's features; all that follows starts from it and trains all
-layers with `RECIPE`; rates and epochs were looked at on validation rows (a fifth of the training photos) alone.
+layers with `RECIPE`; rates and epochs were looked at on validation rows (a fifth of UC Merced's training photos) alone.
 
 Speed, in photos a second of the second epoch over a part of the training photos, augmentation included, each in a
 fresh process: `plain`, a loop of plain torch on one thread; `plain_channels_last`, the same with the channels of a
 pixel side by side in memory; `in_process`, ours without Spark, one replica on one thread; `gang`, ours on Spark,
 ``local[2]``: two workers, a replica and a thread each.
 
-Quality: accuracy on the test photos, with 95 % interval, of the head alone, of ours on two workers and of the plain
-loop, each trained on all training photos.
+Quality: accuracy on the test photos, with 95 % interval, of the head alone, of ours with two replicas (in one process,
+which gives the bits of the gang) and of the plain loop, each trained on all training photos.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,9 @@ RECIPE: dict[str, Any] = {
     "ema_decay": 0.98,
 }
 OURS: dict[str, Any] = {"replicas": 2, "sync_every": 8, "channels_last": True, "calibrate": False, "patience": None}
-AUGMENTATION = "aerial"
 NETWORK = "mobilenet_v1_0.75"
 PART = 420  # photos of an epoch in which speed is measured
+QUALITY = ("head", "ours", "plain")
 SPEED = ("plain", "plain_channels_last", "in_process", "gang")
 LIMIT_S = 3600
 
@@ -60,6 +63,9 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--runs", type=int, default=3, help="of the measurement of speed")
     parser.add_argument("--seeds", type=int, default=1, help="of the trainings whose accuracy is measured; 0: none")
+    parser.add_argument("--quality", nargs="*", default=QUALITY, choices=QUALITY)
+    parser.add_argument("--first", type=int, default=0, help="photos of each class that train, where no folders say it")
+    parser.add_argument("--augmentation", default="aerial")
     parser.add_argument("--epochs", type=int, default=RECIPE["epochs"], help="fewer, to try the script")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "finetune.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -73,8 +79,9 @@ def main() -> None:
     from sparkwright.models import library_versions
 
     report: dict[str, Any] = {
-        "command": "python benchmarks/finetune.py PHOTOS WEIGHTS",
-        "recipe": {**RECIPE, "epochs": given.epochs, "augmentation": AUGMENTATION, "network": NETWORK, "ours": OURS},
+        "command": " ".join(["python benchmarks/finetune.py PHOTOS WEIGHTS", *sys.argv[3:]]),
+        "recipe": RECIPE
+        | {"epochs": given.epochs, "augmentation": given.augmentation, "network": NETWORK, "ours": OURS},
         "versions": library_versions(),
         "hardware": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "speed": [],
@@ -94,11 +101,11 @@ def main() -> None:
 
 def quality(given: argparse.Namespace) -> dict[str, Any]:
     """Return accuracies on the test photos: of the head alone, and of each seed's trainings."""
-    seeds = range(given.seeds)
-    found: dict[str, Any] = {"head": run("head", given), "gang": [run("gang", given, seed=seed) for seed in seeds]}
-    with ThreadPoolExecutor(2) as pool:  # on a thread each, as the gang's workers
-        found["plain"] = list(pool.map(lambda seed: run("plain_channels_last", given, seed=seed), seeds))
-    for kind in ("gang", "plain"):
+    found: dict[str, Any] = {"head": run("head", given)} if "head" in given.quality else {}
+    for kind in [kind for kind in ("ours", "plain") if kind in given.quality]:
+        mode = {"ours": "two_replicas", "plain": "plain_channels_last"}[kind]
+        with ThreadPoolExecutor(2) as pool:  # on a thread each
+            found[kind] = list(pool.map(partial(run, mode, given), range(given.seeds)))
         found[f"mean of {kind}"] = round(statistics.mean(each["accuracy"] for each in found[kind]), 4)
     return found
 
@@ -119,6 +126,7 @@ def ratios(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def run(mode: str, given: argparse.Namespace, seed: int = 0, part: int = 0, epochs: int = 0) -> dict[str, Any]:
     """Measure one mode in a fresh process."""
     command = [sys.executable, __file__, str(given.photos), str(given.weights), "--one", mode, "--seed", str(seed)]
+    command += ["--first", str(given.first), "--augmentation", given.augmentation]
     command += ["--part", str(part), "--epochs", str(epochs or given.epochs), "--scratch", str(given.scratch)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S).stdout
     result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
@@ -136,7 +144,11 @@ def write(path: Path, report: dict[str, Any]) -> None:
 
 def listed(given: argparse.Namespace, side: str) -> list[tuple[str, str]]:
     """Return path and class of each photo of a side; of a part, evenly over the classes."""
-    photos = [(str(path), path.parent.name) for path in sorted((given.photos / side).glob("*/*"))]
+    folder, chosen = given.photos / side, slice(None)
+    if given.first:
+        folder, chosen = given.photos, slice(given.first) if side == "train" else slice(given.first, None)
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    photos = [(str(path), label.name) for label in classes for path in sorted(label.iterdir())[chosen]]
     return photos[:: max(1, len(photos) // given.part)][: given.part] if given.part else photos
 
 
@@ -148,8 +160,10 @@ def prepare(given: argparse.Namespace) -> dict[str, Any]:
     from sparkwright.training.config import TrainingConfig
 
     network = load_network(NETWORK, str(given.weights.resolve()))
-    # Tiles are seen whole: their borders say as much as their centres.
-    preprocessing = dataclasses.replace(network.preprocessing, short_side=None, augmentation=AUGMENTATION)
+    preprocessing = network.preprocessing
+    if given.augmentation == "aerial":  # tiles are seen whole: their borders say as much as their centres
+        preprocessing = dataclasses.replace(preprocessing, short_side=None)
+    preprocessing = dataclasses.replace(preprocessing, augmentation=given.augmentation)
     body = network.with_preprocessing(preprocessing).cut(network.feature_layer or "")
     rows = listed(given, "train")
     x = np.concatenate([body.forward(read(body, rows[i : i + 32])) for i in range(0, len(rows), 32)])
@@ -257,16 +271,21 @@ def config(given: argparse.Namespace, **changes: Any) -> Any:
     return TrainingConfig(**{**RECIPE, **OURS, "epochs": given.epochs, "seed": given.seed, **changes})
 
 
-def in_process(given: argparse.Namespace) -> dict[str, Any]:
+def in_process(given: argparse.Namespace, replicas: int) -> dict[str, Any]:
     from sparkwright.models import Model
     from sparkwright.training.arrays import fit_table
     from sparkwright.training.subject import WholeNetwork
 
     paths, labels = zip(*listed(given, "train"), strict=True)
-    subject = WholeNetwork.of(Model.load(str(given.scratch / "model")), train_from="all")
+    model = Model.load(str(given.scratch / "model"))
     table = {"path": list(paths), "label": list(labels)}
-    result = fit_table(table, config(given, replicas=1), features="path", subject=subject)
-    return {"photos_per_s": of_last_epoch(result)}
+    subject = WholeNetwork.of(model, train_from="all")
+    result = fit_table(table, config(given, replicas=replicas), features="path", subject=subject)
+    found = {"photos_per_s": of_last_epoch(result)}
+    if given.part:
+        return found
+    trained = model.replace(network=result.network, head=result.head, classes=result.classes)
+    return {**found, **accuracy(trained, given)}
 
 
 def gang(given: argparse.Namespace) -> dict[str, Any]:
@@ -280,12 +299,9 @@ def gang(given: argparse.Namespace) -> dict[str, Any]:
     rows = spark.createDataFrame(listed(given, "train"), "path string, label string").repartition(2)
     started = time.perf_counter()
     result = train(rows, config(given), features="path", subject=WholeNetwork.of(model, train_from="all"))
-    found = {"photos_per_s": of_last_epoch(result), "wall_s": round(time.perf_counter() - started, 1)}
+    seconds = round(time.perf_counter() - started, 1)
     spark.stop()
-    if given.part:
-        return found
-    trained = model.replace(network=result.network, head=result.head, classes=result.classes)
-    return {**found, **accuracy(trained, given)}
+    return {"photos_per_s": of_last_epoch(result), "wall_s": seconds}
 
 
 def of_last_epoch(result: Any) -> float:
@@ -298,7 +314,8 @@ ONE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "head": head,
     "plain": lambda given: plain(given, channels_last=False),
     "plain_channels_last": lambda given: plain(given, channels_last=True),
-    "in_process": in_process,
+    "in_process": lambda given: in_process(given, replicas=1),
+    "two_replicas": lambda given: in_process(given, replicas=2),
     "gang": gang,
 }
 
