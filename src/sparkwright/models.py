@@ -35,13 +35,20 @@ from sparkwright.errors import ExistsError, InputError, ModelError, NotFoundErro
 if TYPE_CHECKING:
     from sparkwright.networks.network import Network
 
-__all__ = ["FORMAT", "Model", "ModelFiles", "library_versions"]
+__all__ = ["FORMAT", "Label", "Model", "ModelFiles", "ModelOutput", "library_versions", "outputs_in"]
 
 FORMAT = 1
 """Version of the format; readers refuse newer ones."""
 
-LINKS = {"classification": "softmax", "multilabel": "sigmoid", "regression": "identity"}
-"""Task → how scores usually become probabilities or values."""
+Label = str | int | float
+
+LINKS = {
+    "classification": "softmax",
+    "multilabel": "sigmoid",
+    "regression": "identity",
+    "multitask": "several",
+}
+"""Task → how scores usually become probabilities or values; each of several outputs has its own way."""
 
 MANIFEST, WEIGHTS, ONNX = "model.json", "weights.safetensors", "network.onnx"
 
@@ -155,6 +162,41 @@ class _Zip:
         return self._archive.read(name)
 
 
+@dataclass(frozen=True)
+class ModelOutput:
+    """One of several outputs of a model: a part of the vector that the network gives.
+
+    Attributes:
+        name: What its columns begin with.
+        task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
+        classes: The labels in the order of the scores; empty for regression.
+        link: How scores become probabilities or values; see `Model`.
+        width: How many numbers are its own; those of the outputs before it come before them.
+        thresholds: As `Model` has them.
+    """
+
+    name: str
+    task: Literal["classification", "multilabel", "regression"]
+    classes: tuple[Label, ...]
+    link: str
+    width: int
+    thresholds: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        return {**vars(self), "classes": list(self.classes), "thresholds": list(self.thresholds)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "ModelOutput":
+        """Rebuild from `to_dict`."""
+        return ModelOutput(**{**data, "classes": tuple(data["classes"]), "thresholds": tuple(data["thresholds"])})
+
+
+def outputs_in(manifest: Mapping[str, Any]) -> tuple[ModelOutput, ...]:
+    """Return the outputs of a model that has several, by what ``model.json`` holds; none where there is one."""
+    return tuple(map(ModelOutput.from_dict, manifest.get("outputs", ())))
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """Network, head, classes, metrics and lineage: what is saved, loaded and scored.
@@ -163,8 +205,9 @@ class Model:
         network: From pixels to features, cut at its layer; None for a model of features.
         head: From features, float32 of shape (rows, features), to scores: one per class before the softmax
             (classification), or one per target (regression). None for a network that gives the scores itself.
-        task: ``"classification"``, ``"multilabel"`` (a row has any number of labels) or ``"regression"``.
-        classes: The labels in the order of the scores; empty for regression.
+        task: ``"classification"``, ``"multilabel"`` (a row has any number of labels), ``"regression"``, or
+            ``"multitask"``: several outputs, each with a task of its own.
+        classes: The labels in the order of the scores; empty for regression, and with several outputs.
         metrics: What was measured, as in a run's ``metrics.json``.
         lineage: Where it came from: fingerprints of data and network, configuration, features' key.
         link: How scores become probabilities: ``"softmax"``, ``"sigmoid"`` or ``"sequential"`` (see
@@ -172,16 +215,18 @@ class Model:
             usual: softmax, of several labels sigmoid, of a regression identity.
         thresholds: From which probability on a label is predicted: one a label where a row has several; one, of the
             second class, where there are two. Empty: one half, and the most probable class.
+        outputs: Several outputs, in the order in which they lie in the vector that the network gives; else empty.
     """
 
     network: "Network | None"
     head: "Network | None"
-    task: Literal["classification", "multilabel", "regression"]
-    classes: tuple[str | int | float, ...] = ()
+    task: Literal["classification", "multilabel", "regression", "multitask"]
+    classes: tuple[Label, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
     link: str | None = None
     thresholds: tuple[float, ...] = ()
+    outputs: tuple[ModelOutput, ...] = ()
 
     def __post_init__(self) -> None:
         if self.link is None:
@@ -194,9 +239,11 @@ class Model:
             )
         if self.network is None and self.head is None:
             raise InputError("A model needs a network, a head, or both; got neither.")
+        if bool(self.outputs) != (self.task == "multitask"):
+            raise InputError(f"`outputs` are those of a model of the task 'multitask'; this one's is {self.task!r}.")
 
     @staticmethod
-    def of_network(network: "Network", classes: Sequence[str | int | float] | None = None) -> "Model":
+    def of_network(network: "Network", classes: Sequence[Label] | None = None) -> "Model":
         """Make a model of a network that has its classifier already, such as one of the catalogue.
 
         Args:
@@ -252,6 +299,7 @@ class Model:
             "classes": list(self.classes),
             "link": self.link,
             "thresholds": list(self.thresholds),
+            **({"outputs": [output.to_dict() for output in self.outputs]} if self.outputs else {}),
             "network": self.network.to_spec() if self.network is not None else None,
             "head": self.head.to_spec() if self.head is not None else None,
             "preprocessing": preprocessing.to_dict() if preprocessing is not None else None,
@@ -310,4 +358,5 @@ class Model:
             lineage=manifest["lineage"],
             link=manifest["link"],
             thresholds=tuple(manifest["thresholds"]),
+            outputs=outputs_in(manifest),
         )

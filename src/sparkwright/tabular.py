@@ -58,7 +58,10 @@ def train_table(
     check_folder(out, overwrite=overwrite, resume=resume)
     training = training or TrainingConfig(refit=True)
     if training.task != "classification":
-        raise InputError(f"A table's run trains a classifier, not for the task {training.task!r}; use MLPRegressor.")
+        raise InputError(
+            f"A table's run trains a classifier, not for the task {training.task!r}; use MLPRegressor, or for several "
+            "outputs `train`."
+        )
     asked = {"features": table, "columns": list(columns), "label": label, "split": split, "seed": training.seed}
     config = {**asked, "training": training.to_dict()}
     with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:

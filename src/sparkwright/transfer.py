@@ -132,6 +132,7 @@ def transfer(
                 "features are computed once, on photos as they are."
             )
         cut = cut.with_augmentation(augmentation)
+    _check_one_output(training, finetuning)
     training = (training or TrainingConfig(refit=finetune is None)).replace(seed=seed)
     if finetune is not None:
         training = training.replace(refit=False)  # the validation rows are to be new to the head
@@ -203,6 +204,7 @@ def train_features(
         ExistsError: `out` is there already.
     """
     check_folder(out, overwrite=overwrite, resume=resume)
+    _check_one_output(training)
     training = training or TrainingConfig(refit=True)
     found = FeatureRows.open(spark, features)
     config = {"features": features, "seed": training.seed, "training": training.to_dict()}
@@ -210,6 +212,12 @@ def train_features(
         lineage = {"features": found.features.manifest.key.to_dict(), "config": config}
         model, metrics = _Job(spark, run).learn(found, training, None, lineage, None, checkpoint_s)
     return TransferResult(run.uri, model, metrics)
+
+
+def _check_one_output(*configs: TrainingConfig | None) -> None:
+    """Refuse trainings of several outputs, before anything is computed."""
+    if any(config is not None and config.outputs is not None for config in configs):
+        raise InputError("A run trains one classifier; several outputs are trained by `train` and `fit_table`.")
 
 
 def load_cut(network: str | Network, weights: str | None, preprocessing: str | None, layer: str | None) -> Network:

@@ -42,6 +42,8 @@ def evaluate(
         manifest = ModelFiles.read(model).manifest
         if manifest["task"] == "regression":
             raise InputError(f"{model} predicts numbers; this command compares classes.")
+        if manifest["task"] == "multitask":
+            raise InputError(f"{model} has several outputs; `sparkwright.evaluate_outputs` compares each, in Python.")
         named = options.parse_columns(columns)
         given = open_rows(spark, data, manifest, labels=labels, columns=named, label=label)
         rows = given.rows

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparkwright.cli import options
+from sparkwright.errors import InputError
 
 if TYPE_CHECKING:
     from sparkwright.cli.rows import GivenRows
@@ -52,7 +53,10 @@ def predict(
     with options.open_session(master, remote, conf) as spark:
         path = options.find_model(model)
         found: str | Model = path
-        given = open_rows(spark, data, ModelFiles.read(path).manifest, columns=options.parse_columns(columns))
+        manifest = ModelFiles.read(path).manifest
+        if out is None and manifest["task"] == "multitask":
+            raise InputError(f"{path} has several outputs: give --out, a folder or a .csv file.")
+        given = open_rows(spark, data, manifest, columns=options.parse_columns(columns))
         if precision != "float32":
             found = reduce_precision(
                 Model.load(path),

@@ -69,9 +69,17 @@ from sparkwright.evaluation.tally import (
     State,
     Tally,
 )
+from sparkwright.models import ModelOutput
 from sparkwright.session import ship_library, worker_errors
 
-__all__ = ["Evaluation", "evaluate", "evaluate_multilabel", "evaluate_regression", "most_confidently_wrong"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_multilabel",
+    "evaluate_outputs",
+    "evaluate_regression",
+    "most_confidently_wrong",
+]
 
 
 @dataclass(frozen=True)
@@ -213,6 +221,50 @@ def evaluate_regression(
     )
     counts, state = _count(rows, RegressionTally())
     return Evaluation("regression", counts.to_dict(state.rows), state.result(training_mean))
+
+
+def evaluate_outputs(
+    predictions: DataFrame,
+    outputs: Sequence[ModelOutput],
+    *,
+    label: Mapping[str, str] | None = None,
+    error: str | None = "error",
+) -> dict[str, Evaluation]:
+    """Evaluate each of several outputs of a model by itself; as `evaluate`, one Spark job an output.
+
+    Rows that lack an output's label are counted there as unlabelled. Write or cache predictions that are still to be
+    computed: each job asks for them.
+
+    Args:
+        predictions: What `predict` gives, with labels: the columns ``kind_probabilities``, ``height_prediction`` ….
+        outputs: Of the model (`Model.outputs`).
+        label: Output → column of its labels; those that are not named have the column of their own name.
+        error: As for `evaluate`.
+
+    Returns:
+        Output → how good its predictions are.
+
+    Raises:
+        ColumnError: a column is missing or of the wrong type.
+        InputError: `label` names no output.
+    """
+    names, columns = [output.name for output in outputs], dict(label or {})
+    unknown = [f"There is no output `{name}`.{did_you_mean(name, names)}" for name in columns if name not in names]
+    if unknown:
+        raise InputError.listing(f"`label` must map outputs ({', '.join(names)}) to columns", unknown)
+    found = {}
+    for output in outputs:
+        told: dict[str, Any] = {"label": columns.get(output.name, output.name), "error": error}
+        if output.task == "regression":
+            found[output.name] = evaluate_regression(predictions, prediction=f"{output.name}_prediction", **told)
+            continue
+        told["probabilities"] = f"{output.name}_probabilities"
+        classes = [str(name) for name in output.classes]
+        if output.task == "multilabel":
+            found[output.name] = evaluate_multilabel(predictions, classes, thresholds=output.thresholds, **told)
+        else:
+            found[output.name] = evaluate(predictions, classes, threshold=next(iter(output.thresholds), None), **told)
+    return found
 
 
 def most_confidently_wrong(

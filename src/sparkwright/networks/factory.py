@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sparkwright.errors import InputError, ModelError, did_you_mean
+from sparkwright.networks.network import Network
 from sparkwright.networks.torch_network import Architecture, Layers, TorchNetwork
 
 if TYPE_CHECKING:
@@ -28,17 +29,22 @@ if TYPE_CHECKING:
 __all__ = [
     "FACTORIES",
     "Adapted",
+    "Units",
     "build",
     "check_export",
     "factories_of",
     "from_factory",
     "import_factory",
     "inputs_of",
+    "outputs_of",
     "trust",
 ]
 
 FACTORIES = "SPARKWRIGHT_FACTORIES"
 """Environment variable: the factories, or modules of factories, that models may name; separated by commas."""
+
+Key = str | int
+"""What a module's output is found by: a key, an attribute or an index."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _trusted: set[str] = set()
@@ -49,7 +55,7 @@ def from_factory(
     inputs: Sequence[int] | Mapping[str, Sequence[int]],
     arguments: Mapping[str, Any] | None = None,
     *,
-    output: str | int | None = None,
+    output: Key | Sequence[str] | Mapping[str, Key] | None = None,
     name: str | None = None,
     seed: int = 0,
     weights: Mapping[str, Any] | None = None,
@@ -75,7 +81,8 @@ def from_factory(
             are float32.
         arguments: The function's keyword arguments, as JSON can hold them.
         output: Which of the things that ``forward`` gives is the output, where it gives several: its key, attribute or
-            index.
+            index. Or several, to train together (``TrainingConfig(outputs=…)``): a list of keys or attributes, or names
+            of your own, each with a key, attribute or index. They leave the network behind one another, flattened.
         name: Of the network; by default the function's.
         seed: Of torch's random numbers while the function runs.
         weights: By name, instead of those that the function gives.
@@ -84,7 +91,8 @@ def from_factory(
 
     Raises:
         InputError: The function cannot be imported or called, or its arguments not be held by JSON; it does not give a
-            module, or gives one that has no trainable parameters or does not take such inputs.
+            module, or gives one that has no trainable parameters, does not take such inputs, or does not give such an
+            output.
 
     Example:
         >>> from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 3}).output_shape
@@ -105,13 +113,15 @@ def from_factory(
     else:
         options["inputs"] = [int(size) for size in inputs]
     if output is not None:
-        options["output"] = output
+        options["output"] = output if isinstance(output, str | int) else _named(output)
     title = name or factory.rpartition(":")[2].rpartition(".")[2]
-    network = TorchNetwork.build(title, "factory", options, seed, weights)
-    if not any(parameter.numel() for parameter in network.module.parameters()):
-        raise InputError(f"What the factory `{factory}` gives has no parameters, so there is nothing to train.")
     try:
+        network = TorchNetwork.build(title, "factory", options, seed, weights)
+        if not any(parameter.numel() for parameter in network.module.parameters()):
+            raise InputError(f"What the factory `{factory}` gives has no parameters, so there is nothing to train.")
         _ = network.output_shape
+    except (InputError, ModelError):
+        raise
     except Exception as error:
         raise InputError(
             f"What the factory `{factory}` gives does not take inputs of shape {_shown(inputs)}: "
@@ -128,29 +138,114 @@ class Adapted(nn.Module):
     Args:
         module: What the factory gave.
         inputs: Names and shapes of its inputs, in the vector's order; empty: it takes what comes.
-        output: Key, attribute or index of the output among what it gives; None: it gives the output itself.
+        output: Key, attribute or index of the output among what it gives; None: it gives the output itself. Or several
+            by name, which are put behind one another, flattened, in the targets' own units.
+
+    Attributes:
+        widths: Of several outputs: name → how many numbers of the vector are its own, in their order. `measure` finds
+            them.
     """
 
-    def __init__(self, module: nn.Module, inputs: Mapping[str, Sequence[int]], output: str | int | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: Mapping[str, Sequence[int]], output: Key | Mapping[str, Key] | None = None
+    ) -> None:
         super().__init__()
         self.inner = module
         self.inputs = {name: tuple(shape) for name, shape in inputs.items()}
         self.output = output
+        self.widths: dict[str, int] = {}
 
     def forward(self, x_BF: Tensor) -> Tensor:
-        given: Any
-        if self.inputs:
-            parts = torch.split(x_BF, [math.prod(shape) for shape in self.inputs.values()], dim=1)
-            named = zip(self.inputs.items(), parts, strict=True)
-            given = self.inner(**{name: torch.unflatten(part, 1, shape) for (name, shape), part in named})
-        else:
-            given = self.inner(x_BF)
+        given = self._given(x_BF)
+        if isinstance(self.output, Mapping):
+            joined: Tensor = self.units(torch.cat(self._parts(given, self.output), 1))
+            return joined
         if self.output is not None:
-            key: Any = self.output
-            given = given[key] if isinstance(given, Mapping | Sequence) else getattr(given, key)
+            given = _picked(given, self.output)
         if not isinstance(given, Tensor):
             raise TypeError(f"it gives a {type(given).__name__}, not a tensor; say which part is the `output`")
         return given
+
+    def measure(self, shape: Sequence[int]) -> None:
+        """Find out how wide each of several outputs is, for inputs of a shape, without the batch."""
+        if isinstance(self.output, Mapping):
+            with torch.no_grad():
+                parts = self.eval()._parts(self._given(torch.zeros(1, *shape)), self.output)
+            self.widths = {name: part.shape[1] for name, part in zip(self.output, parts, strict=True)}
+            self.units = Units(sum(self.widths.values()))
+
+    def _given(self, x_BF: Tensor) -> Any:
+        if not self.inputs:
+            return self.inner(x_BF)
+        parts = torch.split(x_BF, [math.prod(shape) for shape in self.inputs.values()], dim=1)
+        named = zip(self.inputs.items(), parts, strict=True)
+        return self.inner(**{name: torch.unflatten(part, 1, shape) for (name, shape), part in named})
+
+    @staticmethod
+    def _parts(given: Any, output: Mapping[str, Key]) -> list[Tensor]:
+        parts = {name: _picked(given, key) for name, key in output.items()}
+        wrong = [f"`{name}` is a {type(part).__name__}" for name, part in parts.items() if not isinstance(part, Tensor)]
+        if wrong:
+            raise TypeError(f"each output must be a tensor; {', '.join(wrong)}")
+        return [part[:, None] if part.dim() == 1 else part.flatten(1) for part in parts.values()]
+
+
+class Units(nn.Module):
+    """Each number times a factor, plus a summand: from what is trained to the targets' own units. Neither is trained.
+
+    Args:
+        width: How many numbers there are.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(width))
+        self.register_buffer("bias", torch.zeros(width))
+
+    def forward(self, x_BO: Tensor) -> Tensor:
+        scaled: Tensor = x_BO * self.weight + self.bias
+        return scaled
+
+
+def _picked(given: Any, key: Key) -> Any:
+    """Return one of the things that a module gives.
+
+    Raises:
+        InputError: It gives no such thing.
+    """
+    if isinstance(given, Mapping):
+        there: list[Any] = list(given)
+    elif isinstance(key, int):
+        there = list(range(len(given))) if isinstance(given, Sequence) else []
+    else:
+        there = list(getattr(given, "_fields", getattr(given, "__dict__", ())))
+        if hasattr(given, key):
+            return getattr(given, key)
+    if key in there:
+        return given[key]
+    what = f"it gives {', '.join(map(str, there))}" if there else f"it gives a {type(given).__name__}"
+    raise InputError(f"The module gives no output {key!r}; {what}.{did_you_mean(str(key), list(map(str, there)))}")
+
+
+def _named(output: Sequence[str] | Mapping[str, Key]) -> list[list[Key]]:
+    """Return several outputs as pairs of name and key, as JSON can hold them and in their order.
+
+    Raises:
+        InputError: A name cannot be that of a column, or comes twice.
+    """
+    given: list[Any] = list(output.items()) if isinstance(output, Mapping) else [(name, name) for name in output]
+    pairs: list[list[Key]] = [[name, key] for name, key in given]
+    names = [name for name, _ in pairs]
+    wrong = [name for name in names if not (isinstance(name, str) and name.isidentifier())]
+    if wrong or not names or len(set(names)) < len(names):
+        raise InputError(
+            "Several outputs must have names of letters, digits and underscores, each its own, such as "
+            f"output=['kind', 'height'] or output={{'kind': 0, 'height': 1}}; got {output!r}."
+        )
+    return pairs
 
 
 def inputs_of(network: TorchNetwork) -> dict[str, tuple[int, ...]]:
@@ -159,10 +254,22 @@ def inputs_of(network: TorchNetwork) -> dict[str, tuple[int, ...]]:
     return dict(first.inputs) if isinstance(first, Adapted) else {}
 
 
+def outputs_of(network: Network) -> dict[str, int]:
+    """Return the outputs of a network that has several, by name: how many numbers each has, in the vector's order.
+
+    Empty where there is one, or a head that takes them all.
+    """
+    children = list(network.module.children()) if isinstance(network, TorchNetwork) else []
+    return dict(children[0].widths) if len(children) == 1 and isinstance(children[0], Adapted) else {}
+
+
 def build(
-    factory: str, arguments: Mapping[str, Any], inputs: Sequence[Any], output: str | int | None = None
+    factory: str,
+    arguments: Mapping[str, Any],
+    inputs: Sequence[Any],
+    output: Key | Sequence[Sequence[Key]] | None = None,
 ) -> Architecture:
-    """Call a factory; see `from_factory`. Several inputs are pairs of name and shape.
+    """Call a factory; see `from_factory`. Several inputs are pairs of name and shape, several outputs of name and key.
 
     Raises:
         InputError: It cannot be imported or called, or does not give a module.
@@ -185,7 +292,12 @@ def build(
     named = dict(inputs) if inputs and not isinstance(inputs[0], int) else {}
     if named or output is not None:
         shape = (sum(math.prod(shape) for shape in named.values()),) if named else tuple(inputs)
-        return Architecture(Layers(OrderedDict(module=Adapted(module, named, output))), shape, {})
+        one_or_more: Key | Mapping[str, Key] | None = (
+            output if isinstance(output, str | int | None) else {str(own): key for own, key in output}
+        )
+        adapted = Adapted(module, named, one_or_more)
+        adapted.measure(shape)
+        return Architecture(Layers(OrderedDict(module=adapted)), shape, {})
     is_plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module)
     layers = OrderedDict(module.named_children()) if is_plain else OrderedDict(module=module)
     return Architecture(Layers(layers), tuple(inputs), {})

@@ -22,7 +22,7 @@ from sparkwright.scoring.frames import find_column, holds_photos, join_columns, 
 from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.inputs.sources import source_of
 from sparkwright.scoring.local import score_table
-from sparkwright.scoring.outputs import Output, make_output
+from sparkwright.scoring.outputs import Output, make_outputs
 from sparkwright.scoring.several import several_outputs, to_outputs
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class ModelTransformer(ScoringStage):
         inputCols: Instead of `inputCol`: several columns of numbers, arrays or vectors, which together are a row's
             features, in this order.
         predictionCol: The most probable class's label; where a row has any number of labels, an array of them; of a
-            regression the value.
+            regression the value. Of a model of several outputs each has columns of its own, which begin with its name:
+            ``kind_prediction``, ``kind_probability``, ``height_prediction``.
         probabilityCol: Its probability; not where a row has any number of labels.
         probabilitiesCol: All probabilities in the order of the model's classes; empty for none.
         topCol: The `top` best, ``array<struct<label,probability>>``; empty for none (the default).
@@ -312,7 +313,7 @@ class ModelTransformer(ScoringStage):
         if wanted is None:
             parts = (files.manifest["network"], files.manifest["head"])
             graph = Graph.of_model(files) if photos or numbers or None in parts else self._head_graph()
-            outputs = [self._output(files.manifest)]
+            outputs = self._outputs(files.manifest)
         else:
             self._check_columns()
             model, whole = self._rebuilt()
@@ -358,12 +359,11 @@ class ModelTransformer(ScoringStage):
         if both:
             raise InputError(f"outputs names all columns that are added; leave out {', '.join(both)}.")
 
-    def _output(self, manifest: Mapping[str, Any]) -> Output:
+    def _outputs(self, manifest: Mapping[str, Any]) -> list[Output]:
         if self.getTop() < 1:
             raise InputError(f"top must be at least 1; got {self.getTop()}.")
-        return make_output(
-            *(manifest[name] for name in ("task", "classes", "link", "thresholds")),
-            targets=int(manifest["output_shape"][0]),
+        return make_outputs(
+            manifest,
             prediction=self.getPredictionCol(),
             probability=self.getProbabilityCol(),
             probabilities=self.getProbabilitiesCol() or None,

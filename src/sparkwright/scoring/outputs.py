@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sparkwright.models import Label, outputs_in
 from sparkwright.scoring.labels import choose, choose_labels, to_probabilities, to_values, top
 from sparkwright.scoring.process.engine import RowError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Classification",
     "Features",
-    "Label",
     "MultiLabel",
     "Output",
     "Regression",
@@ -25,10 +25,9 @@ __all__ = [
     "error_array",
     "error_field",
     "make_output",
+    "make_outputs",
     "vectors",
 ]
-
-Label = str | int | float
 
 _ERROR = pa.struct([("kind", pa.string()), ("message", pa.string())])
 
@@ -255,6 +254,52 @@ def make_output(
         thresholds=tuple(thresholds),
         **columns,  # type: ignore[arg-type]
     )
+
+
+def make_outputs(
+    manifest: Mapping[str, Any],
+    *,
+    prediction: str,
+    value: str | None = None,
+    probability: str | None = None,
+    probabilities: str | None = None,
+    top_labels: str | None = None,
+    k: int = 5,
+) -> list[Output]:
+    """Return what is made of a model's outputs; of several each has columns that begin with its name, ``kind_…``.
+
+    Args:
+        manifest: The model's.
+        prediction: Column of the label or the labels.
+        value: Column of a regression's value; None: as `prediction`.
+        probability: Column of the label's probability.
+        probabilities: Column of all probabilities.
+        top_labels: Column of the `k` best labels.
+        k: How many those are.
+    """
+    columns = {
+        "prediction": prediction,
+        "probability": probability,
+        "probabilities": probabilities,
+        "top_labels": top_labels,
+    }
+
+    def of(task: str) -> dict[str, str | None]:
+        return columns | ({"prediction": value or prediction} if task == "regression" else {})
+
+    several = outputs_in(manifest)
+    if not several:
+        whole = (manifest[name] for name in ("task", "classes", "link", "thresholds"))
+        targets = int(manifest["output_shape"][0])
+        return [make_output(*whole, targets=targets, k=k, **of(manifest["task"]))]  # type: ignore[arg-type]
+    made, start = list[Output](), 0
+    for output in several:
+        own = {what: f"{output.name}_{column}" if column else None for what, column in of(output.task).items()}
+        told = (output.task, output.classes, output.link, output.thresholds)
+        answer = make_output(*told, targets=output.width, k=k, **own)  # type: ignore[arg-type]
+        made.append(Section(answer, start, start + output.width))
+        start += output.width
+    return made
 
 
 def _label_type(classes: Sequence[Label]) -> "DataType":

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from pyspark.sql.types import ArrayType, BinaryType, StructType, UserDefinedType
 from sparkwright import storage
 from sparkwright.errors import ErrorRateError, ExistsError, InputError
 from sparkwright.events import Address, Channel, Emit, ignore
-from sparkwright.models import Model
+from sparkwright.models import Model, outputs_in
 from sparkwright.scoring.frames import MAX_ERROR_RATE, find_column
 from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.inputs.sources import source_of
@@ -109,7 +110,8 @@ def write_predictions(
             if failed:
                 write_failed(written, f"{scratch}/rows/_errors", input_column)
             if final.endswith(".csv"):
-                flat = _flat(written, top, input_column).repartition(1)
+                names = [f"{output.name}_" for output in outputs_in(stage.files().manifest)] or [""]
+                flat = _flat(written, top, input_column, names).repartition(1)
                 flat.sortWithinPartitions(flat.columns[0]).write.csv(f"{scratch}/csv", header=True)
         if final.endswith(".csv"):
             part = next(name for name in storage.list_files(f"{scratch}/csv") if name.startswith("part-"))
@@ -176,16 +178,17 @@ def _check_rate(written: "DataFrame", failed: int, total: int, limit: float) -> 
     )
 
 
-def _flat(rows: "DataFrame", top: int | None, input_column: str) -> "DataFrame":
-    """Return columns that CSV can hold."""
+def _flat(rows: "DataFrame", top: int | None, input_column: str, names: Sequence[str] = ("",)) -> "DataFrame":
+    """Return columns that CSV can hold; `names` are what those of each output begin with."""
     from pyspark.sql import functions as F  # noqa: N812  its usual name
 
+    told = [f"{name}{column}" for name in names for column in ("prediction", "probability")]
     first = [name for name in dict.fromkeys(("path", input_column)) if name in rows.columns]
     if not first:  # rows of numbers, which nothing but their own columns tells apart
         nested = (ArrayType, StructType, BinaryType, UserDefinedType)
         own = [field.name for field in rows.schema.fields if not isinstance(field.dataType, nested)]
-        first = [name for name in own if name not in ("prediction", "probability")]
-    kept = [*first, *(name for name in ("label", "prediction", "probability") if name in rows.columns)]
+        first = [name for name in own if name not in told]
+    kept = [*first, *(name for name in ("label", *told) if name in rows.columns)]
     kept = list(dict.fromkeys(kept))
     several = {field.name for field in rows.schema.fields if isinstance(field.dataType, ArrayType)}
     columns = [
@@ -193,9 +196,10 @@ def _flat(rows: "DataFrame", top: int | None, input_column: str) -> "DataFrame":
         for name in kept
     ]
     # `prediction` and `probability` are the first; a model may have fewer classes than were asked for.
-    best = rows.agg(F.max(F.size("top"))).collect()[0][0] or 0 if top is not None and top > 1 else 0
-    for place in range(0 if "prediction" in several else 1, best):
-        pair = F.get("top", F.lit(place))
-        columns += [pair["label"].alias(f"label_{place + 1}"), pair["probability"].alias(f"probability_{place + 1}")]
+    for name in (name for name in names if top is not None and top > 1 and f"{name}top" in rows.columns):
+        best = rows.agg(F.max(F.size(f"{name}top"))).collect()[0][0] or 0
+        for place in range(0 if f"{name}prediction" in several else 1, best):
+            pair, number = F.get(f"{name}top", F.lit(place)), place + 1
+            columns += [pair[what].alias(f"{name}{what}_{number}") for what in ("label", "probability")]
     error = F.when(F.col("error").isNotNull(), F.concat_ws(": ", "error.kind", "error.message"))
     return rows.select(*columns, error.alias("error"))

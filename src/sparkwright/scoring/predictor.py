@@ -5,8 +5,8 @@ Spark stages, so that both give the same answers.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sparkwright.errors import InputError, ModelError
-from sparkwright.models import ModelFiles
+from sparkwright.models import Label, ModelFiles, ModelOutput, outputs_in
 from sparkwright.networks.preprocessing import AnyPreprocessing, ImageError, Preprocessing
 from sparkwright.networks.ragged import trimming
 from sparkwright.scoring.forward.graph import Graph
@@ -42,14 +42,16 @@ class Prediction:
         top: The most probable classes with their probabilities, best first.
         values: Regression: the targets' values.
         error: Why there is no answer.
+        outputs: Of a model of several outputs: name → what the model says of the row there; empty where the row failed.
     """
 
-    label: str | int | float | None = None
+    label: Label | None = None
     probability: float | None = None
-    top: tuple[tuple[str | int | float, float], ...] = ()
+    top: tuple[tuple[Label, float], ...] = ()
     values: tuple[float, ...] = ()
     error: RowError | None = None
-    labels: tuple[str | int | float, ...] = ()
+    labels: tuple[Label, ...] = ()
+    outputs: "Mapping[str, Prediction]" = field(default_factory=dict)
 
 
 class Predictor:
@@ -73,12 +75,15 @@ class Predictor:
         self._threads = threads or _cores()
         self._session = OnnxSession(self._graph.onnx, 1 if self._graph.preprocessing else self._threads)
         self._top = top
-        self.task: str = files.manifest["task"]
-        self.classes: tuple[str | int | float, ...] = tuple(files.manifest["classes"])
-        self._link: str = files.manifest["link"]
-        self._thresholds = tuple(files.manifest["thresholds"])
-        if self._link == "softmax" and (len(self.classes),) != self._graph.output_shape:
-            raise ModelError(f"The model has {len(self.classes)} classes but {self._graph.output_shape} scores.")
+        manifest, shape = files.manifest, self._graph.output_shape
+        self.task: str = manifest["task"]
+        self.classes: tuple[Label, ...] = tuple(manifest["classes"])
+        self.outputs = outputs_in(manifest)
+        self._alone = ModelOutput(
+            "", self.task, self.classes, manifest["link"], int(np.prod(shape)), tuple(manifest["thresholds"])
+        )
+        if self._alone.link == "softmax" and (len(self.classes),) != shape:
+            raise ModelError(f"The model has {len(self.classes)} classes but {shape} scores.")
 
     @classmethod
     def load(cls, uri: str, *, threads: int | None = None, top: int = 5) -> "Predictor":
@@ -124,24 +129,33 @@ class Predictor:
         outputs = scored.outputs
         if outputs is None:
             outputs = np.zeros((rows, *self._graph.output_shape), np.float32)
-        if self.task == "regression":
-            values = to_values(outputs.reshape(rows, -1), self._link)
-            answers: Iterable[Prediction] = (Prediction(values=tuple(row.tolist())) for row in values)
+        answers: Iterable[Prediction]
+        if self.outputs:
+            parts = np.split(outputs, np.cumsum([output.width for output in self.outputs])[:-1], axis=1)
+            each = zip(*map(self._answers, self.outputs, parts), strict=True)
+            names = [output.name for output in self.outputs]
+            answers = (Prediction(outputs=dict(zip(names, own, strict=True))) for own in each)
         else:
-            answers = self._classified(to_probabilities(outputs, self._link, len(self.classes)))
+            answers = self._answers(self._alone, outputs)
         for row, answer in enumerate(answers):
             yield Prediction(error=scored.errors[row]) if row in scored.errors else answer
 
-    def _classified(self, probabilities: NDArray[np.float32]) -> Iterator[Prediction]:
+    def _answers(self, output: ModelOutput, scores: NDArray[np.float32]) -> Iterator[Prediction]:
+        """Yield what the scores of one output say of each row."""
+        if output.task == "regression":
+            values = to_values(scores.reshape(len(scores), -1), output.link)
+            yield from (Prediction(values=tuple(row.tolist())) for row in values)
+            return
+        classes, several = output.classes, output.task == "multilabel"
+        probabilities = to_probabilities(scores, output.link, len(classes))
         best = top(probabilities, self._top)
-        several = self.task == "multilabel"
-        chosen = choose_labels(probabilities, self._thresholds) if several else choose(probabilities, self._thresholds)
-        for row, decided in enumerate(chosen):
-            pairs = tuple((self.classes[index], float(probabilities[row, index])) for index in best[row])
+        decide = choose_labels if several else choose
+        for row, decided in enumerate(decide(probabilities, output.thresholds)):
+            pairs = tuple((classes[index], float(probabilities[row, index])) for index in best[row])
             if several:
-                yield Prediction(labels=tuple(self.classes[index] for index in np.flatnonzero(decided)), top=pairs)
+                yield Prediction(labels=tuple(classes[index] for index in np.flatnonzero(decided)), top=pairs)
             else:
-                yield Prediction(self.classes[decided], float(probabilities[row, decided]), top=pairs)
+                yield Prediction(classes[decided], float(probabilities[row, decided]), top=pairs)
 
 
 @dataclass(frozen=True)

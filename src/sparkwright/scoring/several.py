@@ -5,11 +5,11 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from sparkwright.errors import InputError
-from sparkwright.models import LINKS
+from sparkwright.models import LINKS, Label
 from sparkwright.networks.network import Network
 from sparkwright.scoring.feature_key import FeatureKey
 from sparkwright.scoring.forward.graph import Graph
-from sparkwright.scoring.outputs import Features, Label, Output, Section, make_output
+from sparkwright.scoring.outputs import Features, Output, Section, make_output
 
 __all__ = ["KINDS", "layers_graph", "several_outputs", "to_outputs"]
 

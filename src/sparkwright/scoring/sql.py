@@ -15,7 +15,7 @@ from sparkwright.scoring.frames import BATCH_SIZE, shipped
 from sparkwright.scoring.inputs.fetch import FetchLimits
 from sparkwright.scoring.inputs.sources import Source
 from sparkwright.scoring.model_transformer import ModelTransformer
-from sparkwright.scoring.outputs import error_field, make_output
+from sparkwright.scoring.outputs import error_field, make_outputs
 from sparkwright.scoring.process.arrow import ScoringPlan
 from sparkwright.scoring.process.supervisor import ScoringTask
 
@@ -42,8 +42,9 @@ def register(
     The function takes what the model takes: photos (bytes, paths or URLs, Spark's images), or an array of numbers or a
     vector for a model of features. It gives a struct: ``label``, ``probability``, ``top`` (the best labels,
     ``array<struct<label,probability>>``) and ``error`` (``struct<kind,message>``, null for a row that succeeded). For a
-    regression it is ``value`` and ``error``. A null or
-    broken photo is a row with an error, never a missing one. The same call twice in one SELECT runs once.
+    regression it is ``value`` and ``error``; of several outputs each has such fields, which begin with its name
+    (``kind_label``, ``height_value``). A null or broken photo is a row with an error, never a missing one. The same
+    call twice in one SELECT runs once.
 
     Args:
         spark: The session, classic or Connect.
@@ -75,13 +76,8 @@ def register(
         raise InputError(f"max_error_rate must lie between 0 and 1; got {max_error_rate}.")
     files = ModelTransformer(model=model).files()
     graph = Graph.of_model(files)
-    output = make_output(
-        *(files.manifest[name] for name in ("task", "classes", "link", "thresholds")),
-        targets=int(graph.output_shape[0]),
-        prediction="value" if files.manifest["task"] == "regression" else "label",
-        probability="probability",
-        top_labels="top",
-        k=top,
+    outputs = make_outputs(
+        files.manifest, prediction="label", value="value", probability="probability", top_labels="top", k=top
     )
     plan = ScoringPlan(
         **shipped(spark, graph, "locations", batch_size),  # which take most; the type is told later
@@ -89,12 +85,12 @@ def register(
         input_column=_VALUE,
         fetch=fetch or FetchLimits(),
         keep=(),
-        outputs=(output,),
+        outputs=tuple(outputs),
         error_column=_ERROR,
         max_error_rate=max_error_rate,
         stage="predictions",
     )
-    answer = StructType([*output.fields(), error_field(_ERROR)])
+    answer = StructType([*(field for output in outputs for field in output.fields()), error_field(_ERROR)])
     spark.udf.register(name, arrow_udf(_Function(plan, name).answer, answer))
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import train_rows
 from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rows.columns import Columns, check_columns, label_kind
+from sparkwright.training.rows.columns import Columns, LabelColumn, check_columns, label_kinds
 from sparkwright.training.rows.encoding import Encoding
 from sparkwright.training.rows.population import Invalid, examine, invalid_problems, left_out
 from sparkwright.training.rows.store import Store
@@ -43,10 +43,10 @@ def fit_table(
     config: TrainingConfig | None = None,
     *,
     features: str | Sequence[str] = "features",
-    label: str = "label",
+    label: LabelColumn = "label",
     weight: str | None = None,
     split: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     invalid: Invalid = "error",
     initial: Model | None = None,
     subject: Subject | None = None,
@@ -62,10 +62,13 @@ def fit_table(
         config: How; by default a `TrainingConfig()`.
         features: Column of arrays of numbers, all of one length; or several columns, of numbers too, which together
             are a row's features, in this order.
-        label: Column of labels (text or whole numbers), or of numbers for a regression.
+        label: Column of labels (text or whole numbers), or of numbers for a regression. Of several outputs
+            (`TrainingConfig.outputs`): output → column; those that are not named have the column of their own name. A
+            label that is null, or NaN, is not there: the row trains the other outputs.
         weight: Column of rows' weights; None weighs all alike.
         split: Column of ``train``, ``validation`` and ``test``; test rows are left alone. None trains on all rows.
-        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted. Of
+            several outputs: output → labels.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
         subject: What is trained; None: a head on the features, from `initial` on if that is given.
@@ -88,13 +91,14 @@ def fit_table(
         ('high', 'wide')
     """
     started = time.perf_counter()
-    config, columns = config or TrainingConfig(), Columns.of(features, label, weight, split)
+    config = config or TrainingConfig()
+    columns = Columns.of(features, label, weight, split, tuple(config.outputs or ()))
     rows = to_arrow(table, columns.names)
     if subject is None:
         subject = Head(None if initial is None else Initial.of(initial, config))
-    subject = subject.for_column(rows.schema, columns)
-    check_columns(columns, rows.schema, column_names(table), config.task, subject.reader.payload)
     subject.check(config)
+    subject = subject.for_column(rows.schema, columns)
+    check_columns(columns, rows.schema, column_names(table), config.tasks, subject.reader.payload)
     if split is not None:
         rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
     if run is None:
@@ -109,12 +113,12 @@ def fit_table(
 
 def fit_arrays(
     x: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | Mapping[str, ArrayLike],
     config: TrainingConfig | None = None,
     *,
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    validation: tuple[ArrayLike, ArrayLike | Mapping[str, ArrayLike]] | None = None,
     weight: ArrayLike | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     invalid: Invalid = "error",
     emit: Emit = ignore,
 ) -> TrainingResult:
@@ -122,11 +126,12 @@ def fit_arrays(
 
     Args:
         x: Features of the training rows, of shape (rows, features); taken as float32.
-        y: Their labels (text or whole numbers; lists of them for any number of labels a row), or targets.
+        y: Their labels (text or whole numbers; lists of them for any number of labels a row), or targets. Of several
+            outputs: output → its labels.
         config: How; by default a `TrainingConfig()`.
         validation: Features and labels of the validation rows.
         weight: Weights of the training rows.
-        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
+        classes: As in `fit_table`.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         emit: What takes the events.
 
@@ -141,12 +146,19 @@ def fit_arrays(
         ('left', 'right')
     """
     started = time.perf_counter()
-    config, columns = config or TrainingConfig(), Columns(("x",), "y", "weight", "split")
+    config = config or TrainingConfig()
+    outputs = tuple(config.outputs or ())
+    for each in (y, *(validation or ())[1:]):
+        if isinstance(each, Mapping) != bool(outputs):
+            what = f"must map each output to its labels: {', '.join(outputs)}" if outputs else "must be one array"
+            raise InputError(f"`y` {what}; got a {type(each).__name__}. What several outputs learn is in `outputs`.")
+    named = {name: _column(name) for name in (*outputs, *y)} if isinstance(y, Mapping) else "y"
+    columns = Columns.of("x", named, "weight", "split", outputs)
     tables = [_table(x, y, weight, "train")]
     if validation is not None:
         tables.append(_table(*validation, None, "validation"))
     for table in tables:
-        check_columns(columns, table.schema, table.column_names, config.task)
+        check_columns(columns, table.schema, table.column_names, config.tasks)
     if tables[0].num_rows and len({table.schema.field("x").type for table in tables}) > 1:
         raise InputError("Training and validation rows must have the same number of features.")
     return _fit(tables, config, columns, classes, invalid, emit, started)
@@ -156,7 +168,7 @@ def _fit(
     tables: Sequence[pa.Table],
     config: TrainingConfig,
     columns: Columns,
-    classes: Sequence[str] | None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None,
     invalid: Invalid,
     emit: Emit,
     started: float,
@@ -174,7 +186,7 @@ def _fit(
     for table in tables:
         for batch in encoding(iter(table.to_batches(_AT_ONCE))):
             store.add(batch)
-    kind = label_kind(tables[0].schema.field(columns.label).type)
+    kind = label_kinds(tables[0].schema, columns)
     allowed = allowed_classes(classes, subject)
     population = examine(store.census, config, columns, kind, allowed, invalid)
     if checkpoints is not None:
@@ -188,7 +200,7 @@ def _fit(
         config,
         subject,
         kind,
-        population.classes,
+        population.named_classes,
         outcome.weights,
         history=outcome.history,
         best_epoch=outcome.best_epoch,
@@ -201,23 +213,35 @@ def _fit(
     )
 
 
-def _table(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None, split: str) -> pa.Table:
+def _table(x: ArrayLike, y: ArrayLike | Mapping[str, ArrayLike], weight: ArrayLike | None, split: str) -> pa.Table:
     features: NDArray[np.float32] = np.ascontiguousarray(x, np.float32)
-    several = isinstance(y, Sequence) and any(isinstance(each, list | tuple) for each in y)
-    labels = pa.array(y if several else np.asarray(y))
-    if features.ndim != 2 or len(features) != len(labels):
+    labels = {_column(name): _labels(own) for name, own in y.items()} if isinstance(y, Mapping) else {"y": _labels(y)}
+    for own in labels.values():
+        if features.ndim != 2 or len(features) != len(own):
+            raise InputError(
+                f"Features must be of shape (rows, features), with as many rows as labels; the {split} rows have "
+                f"features of shape {features.shape} and {len(own)} labels."
+            )
+    weights = np.ones(len(features), np.float32) if weight is None else np.asarray(weight, np.float32)
+    if weights.shape != (len(features),):
         raise InputError(
-            f"Features must be of shape (rows, features), with as many rows as labels; the {split} rows have features "
-            f"of shape {features.shape} and {len(labels)} labels."
+            f"`weight` must hold one number for each of {len(features)} rows; it has shape {weights.shape}."
         )
-    weights = np.ones(len(labels), np.float32) if weight is None else np.asarray(weight, np.float32)
-    if weights.shape != (len(labels),):
-        raise InputError(f"`weight` must hold one number for each of {len(labels)} rows; it has shape {weights.shape}.")
     return pa.table(
         {
             "x": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
-            "y": labels,
+            **labels,
             "weight": weights,
-            "split": pa.repeat(split, len(labels)),
+            "split": pa.repeat(split, len(features)),
         }
     )
+
+
+def _column(output: str) -> str:
+    """Return the column of one of several outputs."""
+    return f"y[{output!r}]"
+
+
+def _labels(y: ArrayLike) -> pa.Array:
+    several = isinstance(y, Sequence) and any(isinstance(each, list | tuple) for each in y)
+    return pa.array(y if several else np.asarray(y))

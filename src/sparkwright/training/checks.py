@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from sparkwright.errors import did_you_mean
+from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.settings import (
     ACTIVATIONS,
     BATCH_NORMS,
@@ -14,8 +14,10 @@ from sparkwright.training.settings import (
     INSTEAD,
     LOSSES,
     METRICS,
+    MULTITASK,
     NOT_FINITE,
     OPTIMIZERS,
+    OUTPUT_SETTINGS,
     PRECISIONS,
     RANGES,
     RATE_TABLE_UNITS,
@@ -28,6 +30,7 @@ from sparkwright.training.settings import (
     WHOLE,
     WITH_FEEDBACK,
     is_number,
+    metrics_of,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,10 @@ __all__ = ["problems_of", "rate_pairs", "setting_problems"]
 
 def problems_of(config: "TrainingConfig") -> list[str]:
     """Return what is wrong, each in a sentence that says what must hold and what was given."""
+    if config.outputs is not None or config.task == MULTITASK:
+        problems = _output_problems(config)
+        if problems:  # what else there is to say would follow from them
+            return problems
     return [*setting_problems(config), *_combinations(config), *_loss_problems(config)]
 
 
@@ -56,7 +63,7 @@ def _unknown_names(config: "TrainingConfig") -> list[str]:
     """Return what is wrong with names, and with what must be true or false."""
     problems = []
     choices: dict[str, tuple[str | None, ...]] = {
-        "task": TASKS,
+        "task": TASKS if config.outputs is None else (MULTITASK,),
         "activation": ACTIVATIONS,
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
@@ -72,7 +79,7 @@ def _unknown_names(config: "TrainingConfig") -> list[str]:
         "threshold_metric": (None, *THRESHOLD_METRICS),
     }
     if config.task in METRICS:
-        choices["monitor"] = tuple(METRICS[config.task])
+        choices["monitor"] = tuple(metrics_of(config.task, config.outputs))
         if ":" not in str(config.loss):
             choices["loss"] = (None, *LOSSES[config.task])
     for name, known in choices.items():
@@ -142,6 +149,53 @@ def _combinations(config: "TrainingConfig") -> list[str]:
             f"`weight_average` must be the same in all replicas; with `compression` {config.compression!r} each "
             "keeps its own. Use 'float16' or 'bfloat16', or `strategy` 'all_reduce'."
         )
+    return problems
+
+
+_EXAMPLE = "outputs={'kind': 'classification', 'height': {'task': 'regression', 'weight': 0.5}}"
+_ALIKE = ("sampling", "threshold_metric")  # of one output alone
+
+
+def _output_problems(config: "TrainingConfig") -> list[str]:
+    """Return what is wrong with what several outputs are told, each for itself and together."""
+    if not isinstance(config.outputs, Mapping) or not config.outputs:
+        return [f"`outputs` must map names of outputs to tasks, such as {_EXAMPLE}; got {config.outputs!r}."]
+    problems = []
+    if config.task != MULTITASK:
+        problems.append(f"`task` is each output's own, such as {_EXAMPLE}; leave out `task` {config.task!r}.")
+    for name in (*OUTPUT_SETTINGS, *_ALIKE):
+        given, usual = getattr(config, name), type(config).__dataclass_fields__[name].default
+        given = tuple(given) if isinstance(given, list) else given
+        if given != usual and name in _ALIKE:
+            problems.append(f"`{name}` {given!r} is for one output; of several it cannot be asked for.")
+        elif given != usual:
+            problems.append(f"`{name}` is each output's own, such as outputs={{'kind': {{…, '{name}': {given!r}}}}}.")
+    for name, told in config.outputs.items():
+        problems += [f"Output {name!r}: {problem}" for problem in _told_problems(type(config), name, told)]
+    return problems
+
+
+def _told_problems(make: "type[TrainingConfig]", name: Any, told: Any) -> list[str]:
+    """Return what is wrong with what one of several outputs is told."""
+    if not (isinstance(name, str) and name.isidentifier()):
+        return ["its name must be of letters, digits and underscores: columns are called after it."]
+    if not isinstance(told, Mapping):
+        return [f"say its task, or a mapping of its settings, such as {_EXAMPLE}; got {told!r}."]
+    known = ("task", "weight", *OUTPUT_SETTINGS)
+    every = f" Known: {', '.join(known)}."
+    problems = [
+        f"there is no setting `{key}`.{did_you_mean(str(key), known) or every}" for key in told if key not in known
+    ]
+    weight = told.get("weight", 1.0)
+    if not (is_number(weight) and weight > 0):
+        problems.append(f"`weight` must be above 0, not {weight!r}.")
+    if told.get("task") not in TASKS:
+        near = did_you_mean(str(told.get("task")), TASKS)
+        return [*problems, f"`task` must be one of {', '.join(TASKS)}, not {told.get('task')!r}.{near}"]
+    try:
+        make(**{key: value for key, value in told.items() if key in known and key != "weight"})
+    except InputError as error:
+        problems += error.problems
     return problems
 
 

@@ -12,10 +12,11 @@ from sparkwright.training.checks import problems_of, rate_pairs
 from sparkwright.training.settings import (
     LINKS,
     LOSSES,
-    METRICS,
+    MULTITASK,
     RANGES,
     WHOLE,
     is_number,
+    metrics_of,
 )
 
 __all__ = ["FINETUNING", "RateTable", "TrainingConfig", "label_text"]
@@ -33,15 +34,21 @@ class TrainingConfig:
 
     Args:
         task: ``"classification"`` (one class a row), ``"multilabel"`` (any number of labels a row) or
-            ``"regression"``.
+            ``"regression"``. With `outputs` each has its own.
+        outputs: Of a network that gives several things, or of a head that is to: name of each output, in their order →
+            its task, or a mapping with its ``task``; its ``loss``, ``focal_gamma``, ``huber_delta``, ``quantiles``,
+            ``class_weights`` and ``label_smoothing``, which mean what they do here; and its ``weight`` (1): what its
+            loss is multiplied with in their sum. ``{"kind": "classification", "height": {"task": "regression",
+            "weight": 0.5}}``. A row trains the outputs whose labels it has. None: one output.
         hidden: Widths of the hidden layers; none makes a linear head.
         activation: Activation after each hidden layer: one of `sparkwright.training.settings.ACTIVATIONS`.
         dropout: Share of each hidden layer's outputs (without hidden layers: of the features) dropped while training.
-            None: 0.3 in a classification, 0 in a regression.
+            None: 0.3 in a classification, 0 in a regression and with several outputs.
         optimizer: ``"sgd"``, ``"adam"``, ``"adamw"``, ``"rmsprop"``, ``"adadelta"``, ``"adagrad"``, or for large
             batches ``"lamb"`` or ``"lars"``.
         learning_rate: The schedule's highest rate. None: 0.02 for SGD; for Adam and AdamW 0.006, in a
-            regression 0.01; for the others 10 (LARS), 1 (Adadelta), 0.01 (Adagrad, LAMB), 0.001 (RMSprop).
+            regression and with several outputs 0.01; for the others 10 (LARS), 1 (Adadelta), 0.01 (Adagrad, LAMB),
+            0.001 (RMSprop).
         momentum: Momentum of SGD, LARS and RMSprop; first-moment decay of Adam, AdamW and LAMB.
         nesterov: Whether the momentum of SGD and LARS looks ahead (Sutskever et al. 2013).
         beta2: Decay of the mean of squared gradients. None: 0.999 for Adam, AdamW and LAMB, 0.99 for RMSprop, 0.9 for
@@ -126,12 +133,13 @@ class TrainingConfig:
             does not depend on it.
         monitor: What chooses the best epoch: ``"loss"``, ``"accuracy"``, ``"balanced_accuracy"`` or ``"macro_f1"``;
             with several labels a row ``"loss"``, ``"subset_accuracy"`` (all labels are right), ``"micro_f1"`` or
-            ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or ``"r2"``.
+            ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or ``"r2"``. Of several outputs
+            ``"loss"``, the sum of theirs, or one of an output's own, such as ``"kind.accuracy"``.
         refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
             the schedule then stretches.
         calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
             best (Guo et al. 2017); labels stay as they are. Without validation rows there is nothing to fit; the
-            ``"ordinal"`` loss has no logits to divide.
+            ``"ordinal"`` loss has no logits to divide; several outputs stay as they are.
         validation_fraction: Share of the training rows, about, that validate instead. A row's content and the seed
             decide, so that equal rows stay together. Where a column names the sides: of its training rows.
         standardise: Shift and scale each feature to mean 0 and deviation 1 of the training rows, kept in the head.
@@ -148,6 +156,7 @@ class TrainingConfig:
     """
 
     task: str = "classification"
+    outputs: Mapping[str, str | Mapping[str, Any]] | None = None
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     dropout: float | None = None
@@ -214,6 +223,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if isinstance(self.hidden, Integral):  # one width may stand alone
             object.__setattr__(self, "hidden", (self.hidden,))
+        if isinstance(self.outputs, Mapping) and self.outputs:
+            told = {name: {"task": own} if isinstance(own, str) else own for name, own in self.outputs.items()}
+            object.__setattr__(self, "outputs", told)
+            if self.task == "classification":  # the default
+                object.__setattr__(self, "task", MULTITASK)
         if is_number(self.quantiles):
             object.__setattr__(self, "quantiles", (self.quantiles,))
         problems = problems_of(self)
@@ -235,18 +249,25 @@ class TrainingConfig:
             plain["unfreeze"] = {int(epoch): str(layer) for epoch, layer in self.unfreeze.items()}
         if self.layer_rates is not None:
             plain["layer_rates"] = {str(name): float(factor) for name, factor in self.layer_rates.items()}
+        if self.outputs is not None:
+            plain["outputs"] = {name: self._plain_output(own) for name, own in self._told.items()}
         plain["drop_at"] = tuple(float(share) for share in self.drop_at)
         if self.rate_table is not None:
             plain["rate_table"] = rate_pairs(self.rate_table)
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
+    def _plain_output(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said of one of several outputs, as plain as the same settings of one output."""
+        own = type(self)(**{name: value for name, value in told.items() if name != "weight"})
+        return {name: float(value) if name == "weight" else getattr(own, name) for name, value in told.items()}
+
     @property
     def rate(self) -> float:
         """`learning_rate`, or what None stands for."""
         if self.learning_rate is not None:
             return self.learning_rate
-        adam = 0.01 if self.task == "regression" else 0.006
+        adam = 0.006 if self._classifies else 0.01
         rates = {"sgd": 0.02, "rmsprop": 0.001, "adadelta": 1.0, "adagrad": 0.01, "lamb": 0.01, "lars": 10.0}
         return rates.get(self.optimizer, adam)
 
@@ -269,14 +290,43 @@ class TrainingConfig:
         """`weight_decay`, or what None stands for."""
         if self.weight_decay is not None:
             return self.weight_decay
-        return 0.0 if self.task == "regression" else {"sgd": 0.003, "adamw": 1.0}.get(self.optimizer, 0.0)
+        return {"sgd": 0.003, "adamw": 1.0}.get(self.optimizer, 0.0) if self._classifies else 0.0
 
     @property
     def dropped(self) -> float:
         """`dropout`, or what None stands for."""
         if self.dropout is not None:
             return self.dropout
-        return 0.0 if self.task == "regression" else 0.3
+        return 0.3 if self._classifies else 0.0
+
+    @property
+    def _classifies(self) -> bool:
+        return self.task in ("classification", "multilabel")
+
+    @property
+    def parts(self) -> dict[str, Self]:
+        """Of several outputs: name → the configuration as if that was the only one; empty for one output."""
+        return {
+            name: self.replace(
+                outputs=None, monitor="loss", **{key: value for key, value in own.items() if key != "weight"}
+            )
+            for name, own in self._told.items()
+        }
+
+    @property
+    def output_weights(self) -> dict[str, float]:
+        """Of several outputs: name → what its loss is multiplied with."""
+        return {name: float(own.get("weight", 1.0)) for name, own in self._told.items()}
+
+    @property
+    def tasks(self) -> str | dict[str, str]:
+        """The task; of several outputs: name → task."""
+        return {name: own["task"] for name, own in self._told.items()} or self.task
+
+    @property
+    def _told(self) -> dict[str, Mapping[str, Any]]:
+        """Of several outputs: name → what is said of it."""
+        return {name: own for name, own in (self.outputs or {}).items() if isinstance(own, Mapping)}
 
     @property
     def objective(self) -> str:
@@ -289,9 +339,14 @@ class TrainingConfig:
         return LINKS.get((self.task, self.objective), models.LINKS[self.task])
 
     @property
+    def metrics(self) -> dict[str, Literal["min", "max"]]:
+        """What is measured of the validation rows → whether less or more of it is better."""
+        return metrics_of(self.task, self.outputs)
+
+    @property
     def direction(self) -> Literal["min", "max"]:
         """Whether less or more of `monitor` is better."""
-        return METRICS[self.task][self.monitor]
+        return self.metrics[self.monitor]
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values; unknown names raise `InputError`."""

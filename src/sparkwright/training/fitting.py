@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
 from sparkwright.training.calibration import find_temperature
@@ -30,10 +28,11 @@ from sparkwright.training.rows.moments import Moments, measure_moments
 from sparkwright.training.rows.population import Population
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Rows
+from sparkwright.training.rows.targets import targets_of
 from sparkwright.training.strategies import make_strategy
 from sparkwright.training.subject import Head, Subject
 from sparkwright.training.sync_interval import choose_sync_interval
-from sparkwright.training.tasks import class_factors, make_factors, make_task
+from sparkwright.training.tasks import Several, Task, Weighted, class_factors, make_factors, make_task
 from sparkwright.training.thresholds import find_thresholds
 from sparkwright.training.transports._base import Transport
 
@@ -221,17 +220,17 @@ def _fit(
     moments: Moments | None = None,
 ) -> Generator[Place, None, Fitted]:
     """Train from the first weights on, on the rows of some sides."""
-    counts, factors = _factors(config, population, sides)
     if saved is not None:
         moments = Moments.from_notes(saved.facts["notes"]["moments"])
     elif moments is None:
         moments = moments_of(config, population, rows, transport, subject, sides)
-    task = make_task(config, factors, moments)
+    task = _task(config, population, moments, sides)
     module = subject.module(config, population, task, moments)
     # Weights of mean 1 leave the rate's meaning as it is without them.
     scale = moments.rows / moments.weight if moments.weight > 0 else 1.0
     train = _shards(config, population, rows, sides, subject.reader, scale)
     if config.sampling == "balanced":
+        counts, _ = _factors(config, population, sides)
         shares = torch.from_numpy(class_factors("balanced", population.classes, counts))
         train = {replica: dataclasses.replace(own, share_N=shares[own.y_N]) for replica, own in train.items()}
     phase = "selection" if notes is None else "refit"
@@ -263,14 +262,49 @@ def moments_of(
 
     They depend on `class_weights` and `standardise`, on nothing else of the configuration.
     """
+    if config.outputs is not None:
+        return _moments_of_outputs(config, population, rows, transport, subject, sides)
     weights = {replica: own.weight for replica, own in rows.items()}
     if config.task == "classification":
         _, factors = _factors(config, population, sides)
         weights = {
-            replica: own.weight * factors[_targets(own, population.classes, config.task).numpy()]
-            for replica, own in rows.items()
+            replica: own.weight * factors[targets_of(own, population, config).numpy()] for replica, own in rows.items()
         }
     return measure_moments(rows, sides, weights, transport, features=subject.standardises(config))
+
+
+def _moments_of_outputs(
+    config: TrainingConfig,
+    population: Population,
+    rows: Mapping[int, Rows],
+    transport: Transport,
+    subject: Subject,
+    sides: Sequence[int],
+) -> Moments:
+    """Return the moments of all rows without targets, and of each of several outputs those of the rows that it has."""
+    plain = {replica: dataclasses.replace(own, target=np.zeros(len(own.key))) for replica, own in rows.items()}
+    weights = {replica: own.weight for replica, own in rows.items()}
+    found = {}
+    for place, (name, own) in enumerate(config.parts.items()):
+        mine = {replica: each.of_output(place, name) for replica, each in rows.items()}
+        alone = own.replace(standardise=False)  # features are measured once
+        found[name] = moments_of(alone, population.outputs[name], mine, transport, Head(), sides)
+    whole = measure_moments(plain, sides, weights, transport, features=subject.standardises(config))
+    return dataclasses.replace(whole, outputs=found)
+
+
+def _task(config: TrainingConfig, population: Population, moments: Moments, sides: Sequence[int]) -> Task:
+    """Return what is learnt on the rows of some sides."""
+    if config.outputs is None:
+        return make_task(config, _factors(config, population, sides)[1], moments)
+    parts = {}
+    for name, own in config.parts.items():
+        measured = moments.outputs[name]
+        share = moments.weight / measured.weight if measured.weight > 0 else 1.0
+        parts[name] = Weighted(
+            _task(own, population.outputs[name], measured, sides), config.output_weights[name], share
+        )
+    return Several(parts)
 
 
 def _factors(
@@ -294,7 +328,7 @@ def _shards(
     return {
         replica: Shard(
             own.x,
-            _targets(own, population.classes, config.task),
+            targets_of(own, population, config),
             torch.from_numpy(own.weight) * scale,
             own.order(sides),
             own.key,
@@ -302,18 +336,6 @@ def _shards(
         )
         for replica, own in rows.items()
     }
-
-
-def _targets(rows: Rows, classes: tuple[str, ...], task: str) -> Tensor:
-    """Return class indices, int64; which labels a row has, uint8; or the numbers of a regression, float64."""
-    if task == "regression":
-        return torch.from_numpy(rows.target)
-    index = pc.index_in(rows.label.flatten(), pa.array(classes, pa.string())).to_numpy(zero_copy_only=False)
-    if task == "classification":
-        return torch.from_numpy(index.astype(np.int64))
-    has_NK = np.zeros((len(rows.label), len(classes)), np.uint8)
-    has_NK[pc.list_parent_indices(rows.label).to_numpy(), index] = 1
-    return torch.from_numpy(has_NK)
 
 
 def _unseen(labels: Mapping[str, int]) -> str:

@@ -57,6 +57,8 @@ class Initial:
             InputError: The model has another task or other layers; all differences in one message.
         """
         head = model.head
+        if model.outputs or config.outputs is not None:
+            raise InputError("A training of several outputs does not go on from a model yet: leave out `initial`.")
         if not isinstance(head, TorchNetwork) or [part.build for part in head.parts] != ["mlp"]:
             raise InputError("A training goes on from a model whose head it could have made: an MLP. This has another.")
         options = head.parts[0].options

@@ -1,5 +1,6 @@
 """What a training gives, with Spark and without."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparkwright.events import EpochEnded
-from sparkwright.models import LINKS
+from sparkwright.models import LINKS, Label, ModelOutput
 from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import LabelKind
+from sparkwright.training.rows.columns import LabelKind, LabelKinds
 from sparkwright.training.subject import Subject
 
 __all__ = ["TrainingResult"]
@@ -23,7 +24,8 @@ class TrainingResult:
     Attributes:
         head: From features, float32 of shape (rows, features), to logits, or to the target of a regression. None for a
             network that has its own output.
-        classes: Labels in the order of the logits, numbers where the label column holds numbers; empty in a regression.
+        classes: Labels in the order of the logits, numbers where the label column holds numbers; empty in a regression,
+            and of several outputs.
         history: One event for each epoch of the selection, in order.
         best_epoch: The epoch whose weights, or (refit) whose number was taken.
         temperature: What the logits were divided by, so that probabilities fit the validation rows; 1 without them.
@@ -34,10 +36,11 @@ class TrainingResult:
         seconds: ``"rows"`` (until all rows are on the workers; without Spark: encoded), ``"selection"``, ``"refit"``.
         config: How it was trained.
         network: From rows to features, if it was trained too; None for a head alone.
+        outputs: Several outputs, as `Model` has them; else empty.
     """
 
     head: TorchNetwork | None = field(repr=False)
-    classes: tuple[str | int | float, ...]
+    classes: tuple[Label, ...]
     history: list[EpochEnded] = field(repr=False)
     best_epoch: int
     temperature: float
@@ -48,6 +51,7 @@ class TrainingResult:
     seconds: dict[str, float]
     config: TrainingConfig
     network: TorchNetwork | None = field(default=None, repr=False)
+    outputs: tuple[ModelOutput, ...] = ()
 
     @property
     def validation(self) -> dict[str, float]:
@@ -58,14 +62,57 @@ class TrainingResult:
     def build(
         config: TrainingConfig,
         subject: Subject,
-        kind: LabelKind,
-        classes: tuple[str, ...],
+        kind: LabelKinds,
+        classes: tuple[str, ...] | Mapping[str, tuple[str, ...]],
         weights: dict[str, NDArray[np.float32]],
         **rest: Any,
     ) -> "TrainingResult":
-        """Put the trained weights into what was trained; `rest` are the other attributes."""
+        """Put the trained weights into what was trained; `rest` are the other attributes.
+
+        Args:
+            config: How it was trained.
+            subject: What was.
+            kind: What labels were before they became text; of several outputs: by name.
+            classes: As text, in the order of the outputs; of several outputs: by name.
+            weights: The trained ones, by name.
+            rest: The other attributes.
+        """
+        if isinstance(classes, Mapping):
+            network, head = subject.trained(config, weights, ())
+            found = _outputs(config, kind, classes)
+            return TrainingResult(head=head, classes=(), config=config, network=network, outputs=found, **rest)
         outputs = classes if config.link == LINKS[config.task] else ()  # else outputs are no classes
         network, head = subject.trained(config, weights, outputs)
-        to = {"text": str, "int": int, "float": float}[kind]
-        labels = tuple(to(name) for name in classes)
+        labels = _labels(classes, kind)  # type: ignore[arg-type]  # one output has one kind
         return TrainingResult(head=head, classes=labels, config=config, network=network, **rest)
+
+
+def _labels(classes: tuple[str, ...], kind: LabelKind) -> tuple[Label, ...]:
+    """Return classes as the label column has them."""
+    to: Any = {"text": str, "int": int, "float": float}[kind]
+    return tuple(to(name) for name in classes)
+
+
+def _outputs(
+    config: TrainingConfig, kinds: LabelKinds, classes: Mapping[str, tuple[str, ...]]
+) -> tuple[ModelOutput, ...]:
+    """Return what a model knows of several outputs."""
+    return tuple(
+        ModelOutput(
+            name=name,
+            task=own.task,  # type: ignore[arg-type]  # which the configuration has checked
+            classes=_labels(classes[name], kinds[name] if isinstance(kinds, Mapping) else kinds),
+            link=own.link,
+            width=_width(own, len(classes[name])),
+        )
+        for name, own in config.parts.items()
+    )
+
+
+def _width(config: TrainingConfig, classes: int) -> int:
+    """Return how many numbers an output gives."""
+    if config.task == "regression":
+        return len(config.quantiles) if config.objective == "quantile" else 1
+    if config.task == "classification" and config.link != "softmax":
+        return 1 if config.link == "sigmoid" else classes - 1
+    return classes

@@ -1,7 +1,7 @@
 """What the settings of a training may be: names to choose from, and ranges of numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, Literal, cast
 
@@ -14,8 +14,10 @@ __all__ = [
     "LINKS",
     "LOSSES",
     "METRICS",
+    "MULTITASK",
     "NOT_FINITE",
     "OPTIMIZERS",
+    "OUTPUT_SETTINGS",
     "PRECISIONS",
     "RANGES",
     "RATE_TABLE_UNITS",
@@ -28,9 +30,14 @@ __all__ = [
     "WHOLE",
     "WITH_FEEDBACK",
     "is_number",
+    "metrics_of",
 ]
 
 TASKS = ("classification", "multilabel", "regression")
+MULTITASK = "multitask"
+"""The task of a training of several outputs, each of which has one of `TASKS`."""
+OUTPUT_SETTINGS = ("loss", "focal_gamma", "huber_delta", "quantiles", "class_weights", "label_smoothing")
+"""What each of several outputs is told for itself, beside its task and its weight."""
 ACTIVATIONS = ("relu", "gelu", "leaky_relu", "elu", "sigmoid", "silu", "tanh")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adadelta", "adagrad", "lamb", "lars")
 SCHEDULES = ("constant", "cosine", "linear", "step", "plateau", "one_cycle", "table")
@@ -51,6 +58,7 @@ LOSSES = {
     "classification": ("cross_entropy", "focal", "binary_cross_entropy", "ordinal"),
     "multilabel": ("binary_cross_entropy", "focal"),
     "regression": ("squared_error", "absolute_error", "huber", "quantile", "poisson"),
+    MULTITASK: ("weighted_sum",),
 }
 # Task and loss → how outputs become probabilities or values, where it is not the task's usual way.
 LINKS = {
@@ -64,7 +72,21 @@ METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
     "classification": {"loss": "min", "accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max"},
     "multilabel": {"loss": "min", "subset_accuracy": "max", "micro_f1": "max", "macro_f1": "max"},
     "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
+    MULTITASK: {"loss": "min"},  # and the metrics of its outputs
 }
+
+
+def metrics_of(task: str, outputs: Mapping[str, Any] | None = None) -> dict[str, Literal["min", "max"]]:
+    """Return what is measured of the validation rows → whether less or more of it is better.
+
+    Args:
+        task: One of `METRICS`.
+        outputs: Several outputs: name → what is said of it, its ``task`` among that.
+    """
+    found = dict(METRICS[task])
+    for name, told in (outputs or {}).items():
+        found |= {f"{name}.{metric}": better for metric, better in METRICS[told["task"]].items()}
+    return found
 
 
 def is_number(value: Any) -> bool:

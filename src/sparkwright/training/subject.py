@@ -23,7 +23,7 @@ from torch import nn
 
 from sparkwright.errors import InputError, NameUnknownError, did_you_mean
 from sparkwright.models import Model
-from sparkwright.networks.factory import check_export, factories_of, inputs_of, trust
+from sparkwright.networks.factory import check_export, factories_of, inputs_of, outputs_of, trust
 from sparkwright.networks.mlp import Standardise, mlp
 from sparkwright.networks.network import Network
 from sparkwright.networks.torch_network import TorchNetwork
@@ -34,9 +34,9 @@ from sparkwright.training.replica.layer_rates import rate_factors
 from sparkwright.training.replica.unfreezing import first_epochs
 from sparkwright.training.rows.columns import Columns, is_text
 from sparkwright.training.rows.moments import Moments
-from sparkwright.training.rows.population import Population
+from sparkwright.training.rows.population import AllowedClasses, Population
 from sparkwright.training.rows.readers import NUMBERS, Reader, make_reader
-from sparkwright.training.tasks import Task
+from sparkwright.training.tasks import Several, Task
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -72,10 +72,10 @@ class Subject(ABC):
         return config
 
     def check(self, config: TrainingConfig) -> None:
-        """Check the layers that a configuration names, before any row is there.
+        """Check the layers and the outputs that a configuration names, before any row is there.
 
         Raises:
-            InputError: One is not there, or has no weights that train.
+            InputError: A layer is not there, or has no weights that train; the network has other outputs.
         """
         if config.unfreeze or config.layer_rates:
             config, module = self.named(config), self.layers(config)
@@ -235,6 +235,10 @@ class WholeNetwork(Subject):
             NameUnknownError: There is no layer `train_from`.
         """
         model = what if isinstance(what, Model) else None
+        if model is not None and model.outputs:
+            raise InputError(
+                "A training does not go on from a model of several outputs yet: train its network, `model.full`."
+            )
         body, head = (what, None) if isinstance(what, Network) else (what.network or what.head, what.head)
         if not isinstance(body, TorchNetwork) or not isinstance(head, TorchNetwork | None):
             raise InputError(
@@ -280,6 +284,30 @@ class WholeNetwork(Subject):
         type_ = types.field(columns.features[0]).type if columns.features[0] in types.names else None
         return replace(self, located=is_text(type_) if type_ is not None else False)
 
+    def check(self, config: TrainingConfig) -> None:
+        super().check(config)
+        named, there = list(config.outputs or ()), list(self._outputs)
+        if not there or named == there:
+            return
+        has = f"The network `{self.body.name}` has the outputs {', '.join(there)}"
+        if not named:
+            example = ", ".join(f"{name!r}: …" for name in there)
+            raise InputError(f"{has}: say what each learns, TrainingConfig(outputs={{{example}}}).")
+        unknown = [f"It has no output `{name}`.{did_you_mean(name, there)}" for name in named if name not in there]
+        missing = [
+            f"`{name}` learns nothing: say what, or leave it out of the network's `output`."
+            for name in there
+            if name not in named
+        ]
+        raise InputError.listing(
+            f"{has}, in this order; the configuration's are {', '.join(named)}", unknown + missing or ["Sort them so."]
+        )
+
+    @property
+    def _outputs(self) -> dict[str, int]:
+        """The outputs that it has itself, by name: how wide each is; empty where one, or a head, gives all."""
+        return outputs_of(self.body) if self.head is None and not self.new_head else {}
+
     def named(self, config: TrainingConfig) -> TrainingConfig:
         if not (config.unfreeze or config.layer_rates):
             return config
@@ -305,6 +333,7 @@ class WholeNetwork(Subject):
                 f"{wanted:,}."
             )
         whole = self._joined(self._head(config, task.outputs))
+        self._check_widths(task)
         if whole.output_shape != (task.outputs,):
             raise InputError(
                 f"The network `{self.body.name}` gives outputs of shape {whole.output_shape}, but the labels want "
@@ -312,7 +341,7 @@ class WholeNetwork(Subject):
             )
         module = whole.to_module()
         output = self.output(module)
-        if config.task == "regression" and (output is None or output.bias is None):
+        if "regression" in _tasks(config) and (output is None or output.bias is None):
             raise InputError(
                 "A regression puts the targets' units into the last layer: it must be linear, have a bias, and train; "
                 f"`{whole.layer}` of `{self.body.name}` is not so. Give it a new head."
@@ -321,7 +350,23 @@ class WholeNetwork(Subject):
             task.begin(output)  # type: ignore[arg-type]
         return module
 
+    def _check_widths(self, task: Task) -> None:
+        """Refuse labels that want more or fewer numbers of an output than the network gives."""
+        if not isinstance(task, Several):
+            return
+        wrong = [
+            f"`{name}` gives {width}, and its labels want {task.parts[name].task.outputs}."
+            for name, width in self._outputs.items()
+            if width != task.parts[name].task.outputs
+        ]
+        if wrong:
+            raise InputError.listing(
+                f"Outputs of the network `{self.body.name}` are not as wide as they must be", wrong
+            )
+
     def output(self, module: nn.Module) -> nn.Module | None:
+        if self._outputs:
+            return module.get_submodule(f"{self.body.layer}.units")
         if self.body.is_foreign and self.head is None and not self.new_head:
             return None  # nobody knows in which order its layers compute
         for layer in reversed([layer for layer in module.modules() if not list(layer.children())]):
@@ -442,6 +487,11 @@ def _from_layer(network: TorchNetwork, train_from: str, words: Sequence[str]) ->
         raise NameUnknownError(f"The network `{network.name}` has no layer `{train_from}`.{meant}") from error
 
 
+def _tasks(config: TrainingConfig) -> tuple[str, ...]:
+    """Return the tasks of all outputs."""
+    return (config.tasks,) if isinstance(config.tasks, str) else tuple(config.tasks.values())
+
+
 def _below(names: frozenset[str], child: str) -> frozenset[str]:
     """Return the names under `child`, without it."""
     return frozenset(name.removeprefix(f"{child}.") for name in names if name.startswith(f"{child}."))
@@ -459,12 +509,14 @@ def load_subject(name: str | None) -> Subject:
     return WholeNetwork.from_parts(json.loads(metadata[_SUBJECT]), tensors)
 
 
-def allowed_classes(classes: Sequence[Any] | None, subject: Subject) -> tuple[str, ...] | None:
+def allowed_classes(classes: Sequence[Any] | Mapping[str, Sequence[Any]] | None, subject: Subject) -> AllowedClasses:
     """Return the classes that labels may name: those given, else those of the subject; None for any.
 
     Raises:
         InputError: Others are given than the subject has outputs for.
     """
+    if isinstance(classes, Mapping):
+        return {name: tuple(map(label_text, own)) for name, own in classes.items()}
     given = None if classes is None else tuple(map(label_text, classes))
     if not subject.classes:
         return given

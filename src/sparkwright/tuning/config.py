@@ -79,6 +79,10 @@ class TuningConfig:
     trial_time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
+        if self.base.outputs is not None:
+            raise InputError.listing(
+                "The search cannot be done like this", ["`base` trains several outputs; a search compares one."]
+            )
         object.__setattr__(self, "objectives", tuple(self.objectives) or (self.base.monitor,))
         problems = [*_range_problems(self), *_name_problems(self)]
         if self.objectives[0] in METRICS[self.base.task]:

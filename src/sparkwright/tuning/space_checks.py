@@ -25,6 +25,7 @@ _CAMEL = {"hiddenLayers": "hidden", "timeLimitSeconds": "time_limit_s"}
 # Field that a search does not try → why, and what to do.
 WITHOUT_CHOICE = {
     "task": "the labels decide it",
+    "outputs": "a search trains one output",
     "epochs": "trials are as long as the search says: give `epochs` to it",
     "monitor": "it is what trials are compared by: set it in the search's configuration",
     "seed": "the search has one seed; the best trials are trained again with others",

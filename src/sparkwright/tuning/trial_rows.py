@@ -26,7 +26,7 @@ from sparkwright.training.fitting import moments_of
 from sparkwright.training.rows.columns import SIDES, Columns, LabelKind
 from sparkwright.training.rows.encoding import ENCODED, TRAIN, VALIDATION, Encoding
 from sparkwright.training.rows.moments import Moments
-from sparkwright.training.rows.population import Invalid, Population, examine
+from sparkwright.training.rows.population import AllowedClasses, Invalid, Population, examine
 from sparkwright.training.rows.readers import Reader
 from sparkwright.training.rows.store import Census, Rows, Store
 from sparkwright.training.subject import Subject
@@ -70,7 +70,7 @@ class RowsPlan:
     columns: Columns
     kind: LabelKind
     config: TrainingConfig
-    classes: tuple[str, ...] | None = None
+    classes: AllowedClasses = None
     invalid: Invalid = "error"
     group: str | None = None
     folds: int | None = None

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,15 @@ from sparkwright.training.cluster.worker import RESULT_DDL, TrainingJob
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.initial import Initial
 from sparkwright.training.result import TrainingResult
-from sparkwright.training.rows.columns import Columns, LabelKind, Payload, arrow_schema, check_columns, label_kind
+from sparkwright.training.rows.columns import (
+    Columns,
+    LabelColumn,
+    LabelKinds,
+    Payload,
+    arrow_schema,
+    check_columns,
+    label_kinds,
+)
 from sparkwright.training.rows.encoding import ENCODED_DDL, Encoding
 from sparkwright.training.rows.population import Invalid, invalid_problems, left_out
 from sparkwright.training.subject import Head, Subject, allowed_classes
@@ -46,10 +54,10 @@ def train(
     config: TrainingConfig | None = None,
     *,
     features: str | Sequence[str] = "features",
-    label: str = "label",
+    label: LabelColumn = "label",
     weight: str | None = None,
     split: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     num_workers: int | None = None,
     transport: Literal["gang", "rounds"] = "gang",
     invalid: Invalid = "error",
@@ -77,10 +85,13 @@ def train(
         config: How; by default a `TrainingConfig()`.
         features: Column of vectors or arrays of numbers, all of one length; or several columns, of numbers too, which
             together are a row's features, in this order.
-        label: Column of labels (text or whole numbers), or of numbers for a regression.
+        label: Column of labels (text or whole numbers), or of numbers for a regression. Of several outputs
+            (`TrainingConfig.outputs`): output → column; those that are not named have the column of their own name. A
+            label that is null, or NaN, is not there: the row trains the other outputs.
         weight: Column of rows' weights; None weighs all alike.
         split: Column of ``train``, ``validation`` and ``test``; test rows are left alone. None trains on all rows.
-        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted.
+        classes: Labels that are allowed, in the order of the scores; None takes those that there are, sorted. Of
+            several outputs: output → labels.
         num_workers: Tasks that train, at most one a replica; the result does not depend on it. None takes as many as
             there are replicas and slots.
         transport: ``"gang"``: workers that live all the time and talk to each other. ``"rounds"``: each sync is the end
@@ -114,19 +125,20 @@ def train(
     problems = invalid_problems(invalid) + transport_problems(transport, run)
     if problems:
         raise InputError.listing("The training cannot be done like this", problems)
-    spark, columns = df.sparkSession, Columns.of(features, label, weight, split)
+    spark = df.sparkSession
+    columns = Columns.of(features, label, weight, split, tuple(config.outputs or ()))
     types = arrow_schema(df.schema, columns)
     if subject is None:
         subject = Head(None if initial is None else Initial.of(initial, config))
-    subject = subject.for_column(types, columns)
-    check_columns(columns, types, df.columns, config.task, subject.reader.payload)
     subject.check(config)
-    kind = label_kind(types.field(label).type)
+    subject = subject.for_column(types, columns)
+    check_columns(columns, types, df.columns, config.tasks, subject.reader.payload)
+    kind = label_kinds(types, columns)
     workers = _workers(spark, config, num_workers, transport)
     rows = select_rows(df, columns)
     allowed = allowed_classes(classes, subject)
     ship_library(spark)
-    check_imports(spark, subject.specs, [config.loss])
+    check_imports(spark, subject.specs, [config.loss, *(part.loss for part in config.parts.values())])
     shipped = subject.ship(spark)
     started, emit = time.perf_counter(), TellOnce(emit)
     watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config, subject.reader.payload)
@@ -246,7 +258,7 @@ def _placed(rows: "DataFrame", columns: Columns, config: TrainingConfig, payload
 
 
 def _result(
-    config: TrainingConfig, subject: Subject, kind: LabelKind, pieces: Sequence[Any], total_s: float, emit: Emit
+    config: TrainingConfig, subject: Subject, kind: LabelKinds, pieces: Sequence[Any], total_s: float, emit: Emit
 ) -> TrainingResult:
     """Return what came of a training, from the rows that rank 0 gave."""
     summary, weights = _read(pieces)
@@ -257,7 +269,7 @@ def _result(
         config,
         subject,
         kind,
-        tuple(summary["classes"]),
+        _tuples(summary["classes"]),
         weights,
         history=[Event.from_dict(event) for event in summary["history"]],
         best_epoch=summary["best_epoch"],
@@ -268,6 +280,11 @@ def _result(
         skipped=summary["skipped"],
         seconds=seconds,
     )
+
+
+def _tuples(classes: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Return classes as JSON lost them."""
+    return {name: tuple(own) for name, own in classes.items()} if isinstance(classes, dict) else tuple(classes)
 
 
 def _read(pieces: Sequence[Any]) -> tuple[dict[str, Any], dict[str, Any]]:

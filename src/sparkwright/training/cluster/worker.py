@@ -17,9 +17,9 @@ from sparkwright.events import Address, Emit, Progress, Sender, StageEnded, Trai
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest_for_all, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import Outcome, train_rows
-from sparkwright.training.rows.columns import Columns, LabelKind
+from sparkwright.training.rows.columns import Columns, LabelKinds
 from sparkwright.training.rows.encoding import ENCODED
-from sparkwright.training.rows.population import Invalid, Population, examine
+from sparkwright.training.rows.population import AllowedClasses, Invalid, Population, examine
 from sparkwright.training.rows.store import Census, Store, local_folder
 from sparkwright.training.subject import load_subject
 from sparkwright.training.transports._base import hosting
@@ -56,9 +56,9 @@ class TrainingJob:
 
     config: TrainingConfig
     columns: Columns
-    kind: LabelKind
+    kind: LabelKinds
     workers: int
-    classes: tuple[str, ...] | None
+    classes: AllowedClasses
     invalid: Invalid
     memory_bytes: int
     channel: Address | None
@@ -181,7 +181,7 @@ def outcome_pieces(outcome: Outcome, population: Population) -> Iterator[pa.Reco
         "sync_every": outcome.sync_every,
         "thresholds": outcome.thresholds,
         "seconds": outcome.seconds,
-        "classes": population.classes,
+        "classes": population.named_classes,
         "rows": population.census.rows,
         "skipped": population.census.problems.total(),
         "problems": population.census.listed(),

@@ -128,6 +128,7 @@ def to_model(result: TrainingResult, features: FeatureKey | None = None) -> Mode
         classes=result.classes,
         link=result.config.link,
         thresholds=result.thresholds,
+        outputs=result.outputs,
         metrics={"validation": result.validation} if result.validation else {},
         lineage={"training": training} | ({"features": features.to_dict()} if features is not None else {}),
     )

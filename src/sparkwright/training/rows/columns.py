@@ -1,12 +1,12 @@
 """Which columns of a table a training reads, and whether they can be read: checked before the first job."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from sparkwright.errors import ColumnError, did_you_mean
+from sparkwright.errors import ColumnError, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from pyspark.sql.types import StructType
@@ -14,18 +14,27 @@ if TYPE_CHECKING:
 __all__ = [
     "SIDES",
     "Columns",
+    "LabelColumn",
     "LabelKind",
+    "LabelKinds",
     "Payload",
     "arrow_schema",
     "check_columns",
     "column_problems",
     "is_text",
     "label_kind",
+    "label_kinds",
 ]
 
 SIDES = ("train", "validation", "test")
 
 LabelKind = Literal["text", "int", "float"]
+
+LabelKinds = LabelKind | Mapping[str, LabelKind]
+"""What labels are made of; of several outputs: by name."""
+
+LabelColumn = str | Mapping[str, str]
+"""Column of the labels; of several outputs: by name. Those that are not named have the column of their own name."""
 
 Payload = Literal["numbers", "bytes"]
 """What a row moves to its worker: float32 numbers, or the bytes of a binary or a text column (UTF-8)."""
@@ -40,23 +49,80 @@ class Columns:
         label: Text or whole numbers; arrays of them for any number of labels a row; numbers for a regression.
         weight: Weights of rows.
         split: The side of each row: one of `SIDES`.
+        outputs: Several outputs, in their order: name and column of the labels. `label` is empty then.
     """
 
     features: tuple[str, ...] = ("features",)
     label: str = "label"
     weight: str | None = None
     split: str | None = None
+    outputs: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
-    def of(features: str | Sequence[str], label: str, weight: str | None = None, split: str | None = None) -> "Columns":
-        """Return the columns, of which one name of features may stand alone."""
-        return Columns((features,) if isinstance(features, str) else tuple(features), label, weight, split)
+    def of(
+        features: str | Sequence[str],
+        label: LabelColumn,
+        weight: str | None = None,
+        split: str | None = None,
+        outputs: Sequence[str] = (),
+    ) -> "Columns":
+        """Return the columns, of which one name of features may stand alone.
+
+        Args:
+            features: As in `Columns`, and likewise the next three.
+            label: Of several outputs: name → column; the default of one output stands for columns of their own names.
+            weight: Weights of rows.
+            split: The side of each row.
+            outputs: Names of several outputs.
+
+        Raises:
+            InputError: `label` and `outputs` do not fit.
+        """
+        named = (features,) if isinstance(features, str) else tuple(features)
+        if not outputs and isinstance(label, str):
+            return Columns(named, label, weight, split)
+        return Columns(named, "", weight, split, _columns_of(outputs, label))
+
+    def of_output(self, name: str) -> "Columns":
+        """Return the columns as if one of several outputs was the only one."""
+        return replace(self, label=dict(self.outputs)[name], outputs=())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels."""
+        return tuple(column for _, column in self.outputs) or (self.label,)
 
     @property
     def names(self) -> list[str]:
         """The columns that are there, each once."""
-        named = (*self.features, self.label, self.weight, self.split)
+        named = (*self.features, *self.labels, self.weight, self.split)
         return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def _columns_of(outputs: Sequence[str], label: LabelColumn) -> tuple[tuple[str, str], ...]:
+    """Return name and column of each of several outputs."""
+    if not outputs:
+        raise InputError(
+            f"`label` names columns of several outputs, {label!r}; say what each learns: TrainingConfig(outputs=…)."
+        )
+    if isinstance(label, str):
+        if label not in ("label", *outputs):
+            raise InputError(
+                f"There are several outputs, {', '.join(outputs)}: `label` must map them to their columns, such as "
+                f"{{{outputs[0]!r}: {label!r}, …}}; got {label!r}."
+            )
+        label = {}
+    unknown = [f"There is no output `{name}`.{did_you_mean(name, outputs)}" for name in label if name not in outputs]
+    if unknown:
+        raise InputError.listing(f"`label` must map the outputs {', '.join(outputs)} to columns", unknown)
+    return tuple((name, label.get(name, name)) for name in outputs)
+
+
+def label_kinds(schema: pa.Schema, columns: Columns) -> LabelKinds:
+    """Return what classes are made of, given the columns' types."""
+    if columns.outputs:
+        return {name: label_kind(schema.field(column).type) for name, column in columns.outputs}
+    return label_kind(schema.field(columns.label).type)
 
 
 def label_kind(type_: pa.DataType) -> LabelKind:
@@ -86,7 +152,11 @@ def arrow_schema(schema: "StructType", columns: Columns) -> pa.Schema:
 
 
 def check_columns(
-    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload = "numbers"
+    columns: Columns,
+    schema: pa.Schema,
+    names: Sequence[str],
+    task: str | Mapping[str, str],
+    payload: Payload = "numbers",
 ) -> None:
     """Check that the columns are there, and of types that a training takes.
 
@@ -99,7 +169,11 @@ def check_columns(
 
 
 def column_problems(
-    columns: Columns, schema: pa.Schema, names: Sequence[str], task: str, payload: Payload | None = "numbers"
+    columns: Columns,
+    schema: pa.Schema,
+    names: Sequence[str],
+    task: str | Mapping[str, str],
+    payload: Payload | None = "numbers",
 ) -> list[str]:
     """Return what is wrong with a table's columns.
 
@@ -107,7 +181,7 @@ def column_problems(
         columns: Those that are wanted.
         schema: Types of those that are there.
         names: All columns of the table.
-        task: ``"classification"``, ``"multilabel"`` or ``"regression"``.
+        task: ``"classification"``, ``"multilabel"`` or ``"regression"``; of several outputs: by name.
         payload: What the columns of features must hold; None: nobody knows yet.
     """
     problems = [
@@ -118,7 +192,7 @@ def column_problems(
     if not columns.features:
         problems.append("No column of features is named.")
     for name in columns.features:
-        if name in (columns.label, columns.split):
+        if name in (*columns.labels, columns.split):
             problems.append(f"Column `{name}` is among the features, and {_role(name, columns)}.")
         elif columns.features.count(name) > 1:
             problems.append(f"Column `{name}` is among the features more than once.")
@@ -133,10 +207,12 @@ def _several(columns: Columns, name: str) -> str:
 
 
 def _role(name: str, columns: Columns) -> str:
-    return "is the label: a model that sees the answer learns nothing else" if name == columns.label else "names sides"
+    return "is the label: a model that sees the answer learns nothing else" if name in columns.labels else "names sides"
 
 
-def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, payload: Payload | None) -> list[str]:
+def _type_problems(
+    columns: Columns, there: dict[str, pa.DataType], task: str | Mapping[str, str], payload: Payload | None
+) -> list[str]:
     problems = [f"Column `{name}` holds nothing but nulls." for name, type_ in there.items() if pa.types.is_null(type_)]
     there = {name: type_ for name, type_ in there.items() if not pa.types.is_null(type_)}
     for name in columns.features if payload else ():
@@ -148,9 +224,10 @@ def _type_problems(columns: Columns, there: dict[str, pa.DataType], task: str, p
             problems.append(
                 f"Column `{name}` must hold vectors, arrays of numbers, or numbers; it holds {type_}. {_way(type_)}"
             )
-    label = there.get(columns.label)
-    if label is not None:
-        problems += _label_problems(columns.label, label, task)
+    tasks = [(columns.label, task)] if isinstance(task, str) else [(c, task[name]) for name, c in columns.outputs]
+    for name, own in tasks:
+        if name in there:
+            problems += _label_problems(name, there[name], own)
     weight, split = there.get(columns.weight or ""), there.get(columns.split or "")
     if weight is not None and not _is_number(weight):
         problems.append(f"Column `{columns.weight}` must hold numbers; it holds {weight}.")

@@ -18,16 +18,18 @@ from sparkwright.data.local import join_numbers, numbers_of
 from sparkwright.training.config import TrainingConfig, label_text
 from sparkwright.training.rows.columns import SIDES, Columns, Payload, label_kind
 
-__all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding"]
+__all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding", "label_of"]
 
 TRAIN, VALIDATION = 0, 1
 
 ENCODED_DDL = (
     "worker int, replica int, key bigint, side tinyint, features binary, label array<string>, target double, "
-    "weight float, problem string"
+    "targets binary, weight float, problem string"
 )
 """What `Encoding` gives, as Spark writes it. Features are a row's payload: numbers as float32, because Spark moves
-arrays number by number; or the bytes of a file or a text as they are."""
+arrays number by number; or the bytes of a file or a text as they are. Of several outputs the labels are as `label_of`
+has them, and `targets` holds a float64 each: the target of a regression, NaN where the row lacks the output's label;
+else null."""
 
 ENCODED = pa.schema(
     [
@@ -38,6 +40,7 @@ ENCODED = pa.schema(
         pa.field("features", pa.binary()),
         pa.field("label", pa.list_(pa.string())),
         pa.field("target", pa.float64()),
+        pa.field("targets", pa.binary()),
         pa.field("weight", pa.float32()),
         pa.field("problem", pa.string()),
     ]
@@ -61,6 +64,7 @@ class Encoding:
         validation_fraction: Share of the training rows that validate instead; a row's hash chooses.
         payload: What the columns of features hold.
         counts: Whether the targets of a regression must be 0 at least.
+        outputs: Of several outputs: name, and what encodes its labels.
     """
 
     columns: Columns
@@ -70,6 +74,7 @@ class Encoding:
     validation_fraction: float = 0.0
     payload: Payload = "numbers"
     counts: bool = False
+    outputs: "tuple[tuple[str, Encoding], ...]" = ()
 
     @staticmethod
     def of(
@@ -77,7 +82,11 @@ class Encoding:
     ) -> "Encoding":
         """Return the encoding of a training's rows."""
         counts = config.objective == "poisson"
-        return Encoding(columns, config.task, config.seed, workers, config.validation_fraction, payload, counts)
+        outputs = tuple(
+            (name, Encoding.of(own, columns.of_output(name), workers, payload)) for name, own in config.parts.items()
+        )
+        fraction = config.validation_fraction
+        return Encoding(columns, config.task, config.seed, workers, fraction, payload, counts, outputs)
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -88,7 +97,7 @@ class Encoding:
         """Return the batch's rows, in their order, in the columns of `ENCODED`."""
         problems = _Problems(batch.num_rows)
         side = self._sides(batch, problems)
-        labels, targets = self._labels(batch, problems)
+        labels, targets = self._labels_of_outputs(batch, problems) if self.outputs else self._labels(batch, problems)
         weight = self._weights(batch, problems)
         features = self._bytes(batch, problems) if self.payload == "bytes" else self._numbers(batch, problems)
         replica, key = self._places(features, labels, targets, weight)
@@ -107,7 +116,8 @@ class Encoding:
                 pa.array(side),
                 features if problem.null_count == len(problem) else pc.if_else(good, features, _NULL),
                 labels,
-                pa.array(targets),
+                pa.array(np.zeros(len(targets)) if self.outputs else targets),
+                _packed(targets) if self.outputs else pa.nulls(len(targets), pa.binary()),
                 pa.array(weight),
                 problem,
             ],
@@ -130,7 +140,34 @@ class Encoding:
         """Return each row's labels as text: one in a classification, null in a regression; and the targets."""
         name, column = self.columns.label, batch.column(self.columns.label)
         problems.add(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), f"`{name}` is null")
-        nothing = np.zeros(batch.num_rows)
+        return self._read_labels(column, problems)
+
+    def _labels_of_outputs(
+        self, batch: pa.RecordBatch, problems: "_Problems"
+    ) -> tuple[pa.ListArray, NDArray[np.float64]]:
+        """Return each row's labels of all outputs, and a number for each output, of shape (rows, outputs).
+
+        A label that is null, or NaN, is not there; a row without any cannot be trained on.
+        """
+        own = [list[str]() for _ in range(batch.num_rows)]
+        targets = np.full((batch.num_rows, len(self.outputs)), np.nan)
+        for place, (name, encoding) in enumerate(self.outputs):
+            column = batch.column(encoding.columns.label)
+            if pa.types.is_floating(column.type):
+                column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+            there = column.is_valid().to_numpy(zero_copy_only=False)
+            labels, numbers = encoding._read_labels(column, problems)
+            targets[there, place] = numbers[there]
+            found = labels.to_pylist()
+            for row in np.flatnonzero(there).tolist():
+                own[row] += [label_of(name), *(label_of(name, label) for label in found[row] or ())]
+        named = ", ".join(f"`{column}`" for column in self.columns.labels)
+        problems.add(np.flatnonzero(np.isnan(targets).all(1)), f"{named} are null: no output has a label")
+        return pa.array(own, _LABELS), targets
+
+    def _read_labels(self, column: pa.Array, problems: "_Problems") -> tuple[pa.ListArray, NDArray[np.float64]]:
+        """Return what `_labels` does, of a column whose nulls are known."""
+        name, nothing = self.columns.label, np.zeros(len(column))
         if self.task == "multilabel":
             return self._label_sets(column, problems), nothing
         if self.task == "classification" and label_kind(column.type) != "float":
@@ -143,7 +180,7 @@ class Encoding:
         if self.task == "regression":
             if self.counts:
                 problems.add(np.flatnonzero(numbers < 0), f"`{name}` is negative, and a Poisson loss takes counts")
-            return pa.nulls(batch.num_rows, _LABELS), numbers
+            return pa.nulls(len(column), _LABELS), numbers
         broken = finite & (numbers != np.round(numbers))
         problems.add(np.flatnonzero(broken), f"`{name}` is no whole number (for regression use MLPRegressor)")
         return _one_each(pa.array([str(int(number)) for number in numbers], pa.string())), nothing
@@ -210,6 +247,18 @@ class Encoding:
             key[row] = int.from_bytes(digest.digest(), signed=True)
             start = end
         return (key.view(np.uint64) % len(self.workers)).astype(np.int32), key
+
+
+def label_of(output: str, label: str | None = None) -> str:
+    """Return how a row's labels tell one of several outputs: that the row has a label of it, or which (one of them)."""
+    return output if label is None else f"{output}={label}"
+
+
+def _packed(targets_NK: NDArray[np.float64]) -> pa.BinaryArray:
+    """Return the bytes of each row."""
+    rows, width = targets_NK.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(width * targets_NK.itemsize)
+    return pa.Array.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(targets_NK)])
 
 
 def _one_each(labels: pa.StringArray) -> pa.ListArray:

@@ -15,9 +15,11 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sparkwright.training.rows.kept import Kept
 from sparkwright.training.rows.readers import NUMBERS, Reader
@@ -79,7 +81,7 @@ class RowFiles:
     def _rows(self, replica: int, width: int, limit_bytes: int) -> Rows:
         with pa.memory_map(str(self.folder / f"rest-{replica}.arrow")) as file:
             rest = pa.ipc.open_file(file).read_all()
-        numbers = {name: rest[name].to_numpy().copy() for name in _NUMBERS}
+        numbers = {name: _numbers(rest[name]) for name in _NUMBERS}
         label, lengths, shape = rest["label"].combine_chunks(), None, kept_shape(self._reader, width)
         if self._reader.item_shape is not None:
             lengths = rest["length"].to_numpy().copy()
@@ -95,8 +97,20 @@ class RowFiles:
 _NUMBERS = ("target", "weight", "key", "side")
 
 
+def _column(values: NDArray[Any]) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy().copy()  # type: ignore[no-any-return]
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1).copy()  # type: ignore[no-any-return]
+
+
 def _write_rest(path: Path, rows: Rows) -> None:
-    table = pa.table({"label": rows.label, **{name: getattr(rows, name) for name in _NUMBERS}})
+    table = pa.table({"label": rows.label, **{name: _column(getattr(rows, name)) for name in _NUMBERS}})
     if rows.x.lengths is not None:
         table = table.append_column("length", pa.array(rows.x.lengths))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

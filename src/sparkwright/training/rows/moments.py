@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Moments:
         deviation_F: Of each feature, float64 (of the population: divided by rows).
         target_mean: Of the targets.
         target_deviation: Of the targets.
+        outputs: Of several outputs: name → the moments of the rows that have a label of it; without features.
     """
 
     rows: int
@@ -36,16 +37,20 @@ class Moments:
     deviation_F: NDArray[np.float64]
     target_mean: float
     target_deviation: float
+    outputs: "Mapping[str, Moments]" = field(default_factory=dict)
 
     def to_notes(self) -> dict[str, Any]:
         """Return plain data for a checkpoint; numbers keep their bits in JSON."""
-        return {**dataclasses.asdict(self), "mean_F": self.mean_F.tolist(), "deviation_F": self.deviation_F.tolist()}
+        outputs = {name: own.to_notes() for name, own in self.outputs.items()}
+        arrays = {"mean_F": self.mean_F.tolist(), "deviation_F": self.deviation_F.tolist()}
+        return {**dataclasses.asdict(self), **arrays, "outputs": outputs}
 
     @staticmethod
     def from_notes(notes: Mapping[str, Any]) -> "Moments":
         """Rebuild from `to_notes`."""
         arrays = {name: np.array(notes[name]) for name in ("mean_F", "deviation_F")}
-        return Moments(**{**notes, **arrays})
+        outputs = {name: Moments.from_notes(own) for name, own in notes["outputs"].items()}
+        return Moments(**{**notes, **arrays, "outputs": outputs})
 
     @property
     def scale_F(self) -> NDArray[np.float64]:

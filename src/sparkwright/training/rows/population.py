@@ -2,19 +2,22 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.rows.columns import Columns, LabelKind
+from sparkwright.training.rows.columns import Columns, LabelKind, LabelKinds
 from sparkwright.training.rows.store import Census
 
-__all__ = ["Population", "examine", "invalid_problems", "left_out"]
+__all__ = ["AllowedClasses", "Population", "examine", "invalid_problems", "left_out"]
 
 MOST_CLASSES = 100_000
 MOST_LABELS = 10_000  # where a row has any number of them: each is a byte of each row in memory
 Invalid = Literal["error", "skip"]
+AllowedClasses = tuple[str, ...] | Mapping[str, tuple[str, ...]] | None
+"""Labels that are allowed, in the order of the scores; of several outputs: by name. None: those that there are."""
+
 _INVALID = get_args(Invalid)
 
 
@@ -24,18 +27,25 @@ class Population:
 
     Attributes:
         width: Number of features; 0 where rows are not of numbers.
-        classes: Labels, sorted (numbers by size); empty in a regression.
+        classes: Labels, sorted (numbers by size); empty in a regression, and of several outputs.
         census: The counts.
+        outputs: Of several outputs: name → the rows that have a label of it.
     """
 
     width: int
     classes: tuple[str, ...]
     census: Census
+    outputs: "Mapping[str, Population]" = field(default_factory=dict)
 
     @property
     def validated(self) -> bool:
         """Whether there are validation rows."""
         return self.census.rows["validation"] > 0
+
+    @property
+    def named_classes(self) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+        """The classes; of several outputs: by name."""
+        return {name: part.classes for name, part in self.outputs.items()} or self.classes
 
     @property
     def unseen(self) -> dict[str, int]:
@@ -46,12 +56,16 @@ class Population:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells these rows from others, whatever their order: counts and hashes of the sides, classes."""
-        classes = hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:16]
+        if self.outputs:
+            own = {f"classes of {name}": part.fingerprint()["classes"] for name, part in self.outputs.items()}
+        else:
+            classes = hashlib.sha256("\0".join(self.classes).encode()).hexdigest()[:16]
+            own = {"classes": f"{len(self.classes)}, hash {classes}"}
         sides = {
             side: f"{rows} rows, hash {self.census.keys[side] % 2**64:016x}"
             for side, rows in sorted(self.census.rows.items())
         }
-        return {**sides, "features": self.width, "classes": f"{len(self.classes)}, hash {classes}"}
+        return {**sides, "features": self.width, **own}
 
     def label_counts(self, sides: tuple[str, ...]) -> dict[str, int]:
         """Return label → rows on some sides."""
@@ -78,8 +92,8 @@ def examine(
     census: Census,
     config: TrainingConfig,
     columns: Columns,
-    kind: LabelKind = "text",
-    classes: tuple[str, ...] | None = None,
+    kind: LabelKinds = "text",
+    classes: AllowedClasses = None,
     invalid: Invalid = "error",
 ) -> Population:
     """Return what the rows are together.
@@ -88,13 +102,13 @@ def examine(
         census: Counts over all rows.
         config: Of the training.
         columns: Names for messages.
-        kind: What labels were before they became text.
+        kind: What labels were before they became text; of several outputs: by name.
         classes: Labels that are allowed, in the order of the scores; None takes those that there are.
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses.
 
     Raises:
         ColumnError: Rows that cannot be trained on, features of several widths, labels that are not in `classes`.
-        InputError: No training rows, fewer than replicas, or one class only.
+        InputError: No training rows, fewer than replicas, or one class only; an output without labels.
     """
     if census.problems and invalid == "error":
         total = census.rows.total() + census.problems.total()
@@ -135,13 +149,39 @@ def examine(
             "`thresholdMetric` looks at validation rows, and there are none: set `validationFraction`, or name the "
             "rows' sides in a column."
         )
-    labels = () if config.task == "regression" else _classes(census, config, columns, kind, classes)
-    return Population(int(next(iter(census.widths), 0)), labels, census)
+    width = int(next(iter(census.widths), 0))
+    if config.outputs is not None:
+        return Population(width, (), census, _outputs(width, census, config, columns, kind, classes))
+    if isinstance(kind, Mapping) or isinstance(classes, Mapping):
+        raise InputError("`classes` by name are those of several outputs, and there is one.")
+    return Population(width, _classes(census, config, columns, kind, classes), census)
+
+
+def _outputs(
+    width: int, census: Census, config: TrainingConfig, columns: Columns, kinds: LabelKinds, classes: AllowedClasses
+) -> dict[str, Population]:
+    """Return what the rows with a label of each of several outputs are together."""
+    if not isinstance(classes, Mapping | None):
+        raise InputError("`classes` of several outputs must map an output to its classes.")
+    found = {}
+    for name, own in config.parts.items():
+        there, named = census.of_output(name), columns.of_output(name)
+        for side in ("train", "validation"):
+            if census.rows[side] and not there.rows[side]:
+                raise InputError(
+                    f"Output `{name}`: none of {census.rows[side]:,} {side} rows has a label in `{named.label}`, so "
+                    f"nothing can {'be learnt' if side == 'train' else 'tell how good it is'}."
+                )
+        kind = kinds[name] if isinstance(kinds, Mapping) else kinds
+        found[name] = Population(width, _classes(there, own, named, kind, (classes or {}).get(name)), there)
+    return found
 
 
 def _classes(
     census: Census, config: TrainingConfig, columns: Columns, kind: LabelKind, given: tuple[str, ...] | None
 ) -> tuple[str, ...]:
+    if config.task == "regression":
+        return ()
     found = {label for side in census.labels.values() for label in side}
     names = sorted(found) if kind == "text" else sorted(found, key=int)
     if given is not None:

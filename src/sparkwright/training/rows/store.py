@@ -5,15 +5,17 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.training.rows.columns import SIDES
+from sparkwright.training.rows.encoding import label_of
 from sparkwright.training.rows.kept import Kept, Raw
 from sparkwright.training.rows.readers import NUMBERS, Reader
 
@@ -28,8 +30,10 @@ class Rows:
 
     Attributes:
         x: What the reader keeps of each.
-        label: Each row's labels as text: one in a classification, null in a regression.
-        target: Targets of a regression, float64.
+        label: Each row's labels as text: one in a classification, null in a regression; of several outputs as
+            `sparkwright.training.rows.encoding.label_of` has them.
+        target: Targets of a regression, float64; of several outputs of shape (rows, outputs), NaN where a row lacks
+            the output's label.
         weight: Float32.
         key: Hash of each row's content.
         side: Index into `SIDES`.
@@ -46,6 +50,32 @@ class Rows:
         """Return the indices of the rows of some sides, sorted by key: the same whatever order they came in."""
         wanted = np.flatnonzero(np.isin(self.side, list(sides)))
         return wanted[np.argsort(self.key[wanted], kind="stable")]
+
+    def labelled(self, place: int) -> NDArray[np.bool_]:
+        """Return which rows have a label of one of several outputs."""
+        target = self.target[:, place] if self.target.ndim > 1 else self.target  # where there are no rows
+        there: NDArray[np.bool_] = ~np.isnan(target)
+        return there
+
+    def of_output(self, place: int, name: str) -> "Rows":
+        """Return the rows that have a label of one of several outputs, as if it was the only one.
+
+        They are without what is kept of them: targets and sums over targets alone are made of them.
+        """
+        there = np.flatnonzero(self.labelled(place))
+        target = self.target.reshape(len(self.target), -1)[there, place] if len(there) else np.empty(0)
+        numbers = {own: getattr(self, own)[there] for own in ("weight", "key", "side")}
+        label = _without(label_of(name, ""), self.label.take(pa.array(there)))
+        return Rows(Kept(np.empty((len(there), 0), np.float32)), label, target, **numbers)
+
+
+def _without(prefix: str, label: pa.ListArray) -> pa.ListArray:
+    """Return those of each row's labels that have a prefix, without it."""
+    values = label.flatten()
+    mine = pc.starts_with(values, prefix)
+    counts = np.bincount(pc.list_parent_indices(label).filter(mine).to_numpy(), minlength=len(label))
+    offsets = pa.array(np.concatenate([[0], counts.cumsum()]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pc.utf8_slice_codeunits(values.filter(mine), len(prefix)))
 
 
 @dataclass
@@ -95,6 +125,16 @@ class Census:
             return f"{count:,} where {problem}" + (f", for example {example}" if example else "")
 
         return "; ".join(told(*entry) for entry in self.problems.most_common(10))
+
+    def of_output(self, name: str) -> "Census":
+        """Return the counts over the rows with a label of one of several outputs."""
+        own = label_of(name, "")
+        labels = {
+            side: Counter({label.removeprefix(own): n for label, n in counts.items() if label.startswith(own)})
+            for side, counts in self.labels.items()
+        }
+        rows = Counter({side: counts[label_of(name)] for side, counts in self.labels.items()})
+        return replace(self, rows=rows, labels=labels)
 
     def to_json(self) -> str:
         """Return the counts as JSON."""
@@ -233,6 +273,8 @@ class _Parts:
             return Rows(x, label, none.astype(float), none, none.astype(int), none.astype("i1"))
         rest = pa.Table.from_batches(self._rest).combine_chunks()
         numbers = {name: rest[name].to_numpy().copy() for name in ("target", "weight", "key", "side")}
+        if not rest["targets"].null_count:  # several outputs
+            numbers["target"] = np.frombuffer(b"".join(rest["targets"].to_pylist())).reshape(rest.num_rows, -1).copy()
         return Rows(x=x, label=rest["label"].combine_chunks(), **numbers)
 
     def _kept(self, shape: tuple[int, ...], limit_bytes: int) -> Kept:

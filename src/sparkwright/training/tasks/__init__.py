@@ -13,6 +13,7 @@ from sparkwright.training.tasks.classification import Classification, class_fact
 from sparkwright.training.tasks.losses import ROW_LOSSES, is_own, own_loss
 from sparkwright.training.tasks.multilabel import MultiLabel, label_factors
 from sparkwright.training.tasks.regression import Poisson, Quantiles, Regression
+from sparkwright.training.tasks.several import Several, Weighted
 
 __all__ = [
     "Classification",
@@ -20,7 +21,9 @@ __all__ = [
     "Poisson",
     "Quantiles",
     "Regression",
+    "Several",
     "Task",
+    "Weighted",
     "class_factors",
     "label_factors",
     "make_factors",
