@@ -5,8 +5,9 @@ session of one kind only, and Spark spends much of a test waiting.
 
 - ``classic``: what uses `spark`, a classic session;
 - ``connect``: what is marked `connect`, where `spark` is a Spark Connect session; with ``only=True`` it is not in the
-  first. What uses both `spark` and servers of its own (marked `cluster`, or on Hadoop) is here alone;
-- ``none``: what uses no session of the suite's.
+  first. What uses both `spark` and servers of its own (marked `cluster`), and what is on Hadoop, which is started once, is
+  here alone;
+- ``none``: what uses neither.
 
 Without that variable all that was named runs, on a classic session.
 """
@@ -79,14 +80,16 @@ def _has_servers(item: pytest.Item) -> bool:
 def _in_another_run(item: pytest.Item) -> bool:
     connect = item.get_closest_marker("connect")
     session = connect is not None or item.get_closest_marker("spark") is not None
-    on_connect = (session and _has_servers(item)) or (connect is not None and connect.kwargs.get("only", False))
+    hadoop = item.get_closest_marker("hadoop") is not None
+    only = connect is not None and connect.kwargs.get("only", False)
+    on_connect = only or hadoop or (session and _has_servers(item))
     match SESSION:
         case "classic":
             return not session or on_connect
         case "connect":
             return connect is None and not on_connect
         case "none":
-            return session
+            return session or hadoop
     return False
 
 

@@ -66,7 +66,7 @@ def test_a_regression_of_photos_gives_the_targets_own_units(photos: pa.Table) ->
 
 def test_the_defaults_are_those_of_fine_tuning() -> None:
     estimator = NetworkClassifier(network="resnet18")
-    assert estimator.config() == FINETUNING.replace(batch_norm="averaged")
+    assert estimator.config() == FINETUNING.replace(learning_rate=3e-4, weight_average=None, batch_norm="averaged")
     assert estimator.getOrDefault("featuresCol") == "content"
 
 

@@ -51,7 +51,7 @@ class Prediction:
     values: tuple[float, ...] = ()
     error: RowError | None = None
     labels: tuple[Label, ...] = ()
-    outputs: "Mapping[str, Prediction]" = field(default_factory=dict)
+    outputs: "Mapping[str, Prediction]" = field(default_factory=dict, hash=False)
 
 
 class Predictor:

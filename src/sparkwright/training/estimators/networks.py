@@ -39,7 +39,7 @@ class _NetworkEstimator(TrainingEstimator):
     """What classifier and regressor share."""
 
     # The network may have random weights too, which come with no statistics.
-    usual: ClassVar[TrainingConfig] = FINETUNING.replace(batch_norm="averaged")
+    usual: ClassVar[TrainingConfig] = FINETUNING.replace(learning_rate=3e-4, weight_average=None, batch_norm="averaged")
 
     network = param("network", "network to train: a Network, its name or its path", _to_network)
     newHead = param("newHead", "whether it gets a new output layer", TypeConverters.toBoolean)
