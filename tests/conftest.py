@@ -5,8 +5,8 @@ session of one kind only, and Spark spends much of a test waiting.
 
 - ``classic``: what uses `spark`, a classic session;
 - ``connect``: what is marked `connect`, where `spark` is a Spark Connect session; with ``only=True`` it is not in the
-  first. What uses both `spark` and servers of its own (marked `cluster`), and what is on Hadoop, which is started once, is
-  here alone;
+  first. What uses both `spark` and servers of its own (marked `cluster`) is here alone, and so is what is
+  on Hadoop: one is started for all;
 - ``none``: what uses neither.
 
 Without that variable all that was named runs, on a classic session.
