@@ -97,7 +97,7 @@ def tune(
     """
     from sparkwright import storage
     from sparkwright.training.config import TrainingConfig
-    from sparkwright.tuning.config import TuningConfig
+    from sparkwright.tuning.config import USUAL, TuningConfig
     from sparkwright.tuning.tune import check_heads
     from sparkwright.tuning.tune import tune as run_tune
 
@@ -108,10 +108,11 @@ def tune(
         named["refit"] = True
     if epochs is not None:
         named["epochs"] = epochs
+    usual = {} if "task" in named else {"monitor": USUAL.monitor}
     config = TuningConfig(
         space=space,
         trials=trials,
-        base=TrainingConfig.from_dict({**named, "replicas": replicas, "seed": seed}),
+        base=TrainingConfig.from_dict({**usual, **named, "replicas": replicas, "seed": seed}),
         sampler=sampler,
         min_epochs=min_epochs,
         eta=eta,

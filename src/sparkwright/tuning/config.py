@@ -1,7 +1,7 @@
 """What a search is told: one frozen value, checked as a whole before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkwright.errors import InputError, did_you_mean
@@ -12,12 +12,16 @@ from sparkwright.tuning.space import Space
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["COSTS", "SAMPLERS", "TOGETHER", "TuningConfig"]
+__all__ = ["COSTS", "SAMPLERS", "TOGETHER", "USUAL", "TuningConfig"]
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "gp")
 TOGETHER = ("auto", "trial", "shared")
 COSTS = ("parameters", "seconds_per_row")
 """What a search can make small beside its metric."""
+
+USUAL = TrainingConfig(monitor="accuracy")
+"""What trains where nobody says otherwise. Compared by their loss, heads win that are surer, and not more often right:
+of Caltech's photos a search by loss lost a point of accuracy to the defaults, whose loss calibration makes good."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class TuningConfig:
         trials: Configurations to try, at most.
         base: What holds for all trials where the space says nothing. Its `monitor` chooses epochs and trials, its
             `epochs` are a trial's whole length, its `seed` is that of the search too; with `refit` the chosen
-            configuration is trained once more on training and validation rows, for the epochs that were found.
+            configuration is trained once more on training and validation rows, for the epochs that were found. The
+            default is a classification whose accuracy is compared.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
         min_epochs: Epochs after which trials are compared first; None: as many as leave three more comparisons, at
             least one. With `epochs` of the base every trial is trained to its end.
@@ -62,7 +67,7 @@ class TuningConfig:
 
     space: "Space | Mapping[str, Any] | str | None" = None
     trials: int = 100
-    base: TrainingConfig = field(default_factory=TrainingConfig)
+    base: TrainingConfig = USUAL
     sampler: "str | BaseSampler" = "tpe"
     min_epochs: int | None = None
     eta: int = 3
