@@ -355,6 +355,15 @@ def test_a_space_that_is_exhausted_ends_the_search():
         assert len({str(trial.values) for trial in trials}) == 6
 
 
+def test_the_best_of_a_space_that_is_exhausted_go_on_however_late_they_came():
+    for seed in range(5):
+        space = {"learning_rate": [10**-k for k in range(13)]}
+        config = searching(base={"seed": seed}, space=space, sampler="grid", trials=100)
+        trials = Search(config, Simulated()).run()
+        best = sorted(trials, key=lambda trial: trial.rungs[1])[: len(trials) // 3]
+        assert all(3 in trial.rungs for trial in best)
+
+
 def test_a_grid_is_tried_as_a_whole():
     space = {"learning_rate": {"low": 0.001, "high": 1.0, "log": True}, "dropout": [0.0, 0.3]}
     config = searching(space=space, sampler="grid", min_epochs=9)

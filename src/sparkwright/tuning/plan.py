@@ -141,11 +141,14 @@ class Plan:
                 return None
             most = self._epochs_left() / self._folds
             until = None if like is None else like.until
-            promotion = self._halving.promotion(until, most, sparing=self._may_start())
+            may_start = self._may_start()
+            promotion = self._halving.promotion(until, most, sparing=may_start)
             if promotion is not None:
                 self._send(*promotion)
-            elif not (like is None or like.until == self._halving.rungs[0]) or not self._start():
+            elif until not in (None, self._halving.rungs[0]) or not may_start:
                 return None
+            else:
+                self._start()  # or nobody starts any more, and all that are among the best go on
 
     def _send(self, number: int, until: int) -> None:
         """Let a trial go on until an epoch, on all folds that have not ended."""
@@ -166,17 +169,17 @@ class Plan:
             return None
         return limit - sum(epoch.seconds for each in trial.folds if each.fold == fold for epoch in each.history)
 
-    def _start(self) -> bool:
+    def _start(self) -> None:
         """Start a trial, if one may start and there is a configuration left."""
         refused = ""
         for _ in range(_REFUSED_IN_A_ROW):
             if not self._may_start():
-                return False
+                return
             number = len(self.trials)
             asked = self.study.ask(number, self.trials, self._records.asked.get(number))
             if asked is None:
                 self._no_more = True
-                return False
+                return
             self._records.keep_asked(asked)
             trial = Trial(number, asked.values)
             self.trials.append(trial)
@@ -184,7 +187,7 @@ class Plan:
             refused = self._refusal(trial)
             if not refused:
                 self._send(number, self._halving.rungs[0])
-                return True
+                return
             self._end(trial, "rejected", refused)
         self._no_more = True
         if all(trial.state == "rejected" for trial in self.trials):
@@ -192,7 +195,6 @@ class Plan:
                 f"None of {_REFUSED_IN_A_ROW} configurations of the space can be trained. The last one: {refused} "
                 "Narrow the space, or raise the limits."
             )
-        return False
 
     def _may_start(self) -> bool:
         """Whether one trial more may start, and one be trained to its end with the epochs that are left."""
