@@ -74,6 +74,7 @@ def test_the_type_of_the_feature_column_changes_nothing(type_: pa.DataType) -> N
         ({"features": pa.array([[1.0, 2.0], [1e300, 4.0], [5.0, 6.0], [7.0, 8.0]])}, "holds NaN, infinity or null"),
         ({"label": pa.array(["a", None, "b", "b"])}, "`label` is null"),
         ({"label": pa.array([0.0, np.nan, 1.0, 1.0])}, "`label` is NaN or infinite"),
+        ({"label": pa.array([0.0, np.inf, 1.0, 1.0])}, "`label` is NaN or infinite"),
         ({"label": pa.array([0.0, 0.5, 1.0, 1.0])}, "`label` is no whole number (for regression use MLPRegressor)"),
         ({"weight": pa.array([1.0, -1.0, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
         ({"weight": pa.array([1.0, None, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
@@ -90,6 +91,12 @@ def test_a_row_that_cannot_be_trained_on_keeps_its_place_and_says_why(
     assert problem in problems[1]
     assert encoded["features"][1].as_py() is None
     assert encoded["replica"][1].as_py() == 0
+
+
+def test_an_infinite_target_is_refused() -> None:
+    encoded = encode(table(label=pa.array([1, -np.inf, 3, 4])), task="regression")
+    assert encoded["target"].to_pylist() == [1, 0, 3, 4]
+    assert encoded["problem"].to_pylist() == [None, "`label` is NaN or infinite", None, None]
 
 
 def test_targets_of_a_regression_are_numbers() -> None:

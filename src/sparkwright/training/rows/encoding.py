@@ -172,7 +172,7 @@ class Encoding:
             return self._label_sets(column, problems), nothing
         if self.task == "classification" and label_kind(column.type) != "float":
             return _one_each(column.cast(pa.string())), nothing
-        numbers = np.nan_to_num(column.cast(pa.float64()).to_numpy(zero_copy_only=False), nan=np.nan)
+        numbers = np.array(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
         missing = column.is_null().to_numpy(zero_copy_only=False)
         problems.add(np.flatnonzero(~np.isfinite(numbers) & ~missing), f"`{name}` is NaN or infinite")
         finite = np.isfinite(numbers)
