@@ -13,6 +13,7 @@ from sparkwright.networks.torch_network import TorchNetwork
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.rows.columns import LabelKind, LabelKinds
 from sparkwright.training.subject import Subject
+from sparkwright.training.tasks.classification import outputs_of_link
 
 __all__ = ["TrainingResult"]
 
@@ -113,6 +114,4 @@ def _width(config: TrainingConfig, classes: int) -> int:
     """Return how many numbers an output gives."""
     if config.task == "regression":
         return len(config.quantiles) if config.objective == "quantile" else 1
-    if config.task == "classification" and config.link != "softmax":
-        return 1 if config.link == "sigmoid" else classes - 1
-    return classes
+    return outputs_of_link(config.link, classes) if config.task == "classification" else classes

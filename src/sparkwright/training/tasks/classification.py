@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 from sparkwright.training.tasks._base import Task, ratio
 from sparkwright.training.tasks.losses import RowLoss, cross_entropy
 
-__all__ = ["Classification", "class_factors"]
+__all__ = ["Classification", "class_factors", "outputs_of_link"]
 
 
 class Classification(Task):
@@ -39,7 +39,7 @@ class Classification(Task):
         own: RowLoss | None = None,
     ) -> None:
         self.classes = len(class_weights)
-        self.outputs = {"softmax": self.classes, "sigmoid": 1, "sequential": self.classes - 1}[link]
+        self.outputs = outputs_of_link(link, self.classes)
         self.sums = 3 + 3 * self.classes
         self._link = link
         self._factors = torch.from_numpy(class_weights)
@@ -106,6 +106,11 @@ class Classification(Task):
             "balanced_accuracy": ratio(recall.sum(), len(recall)),
             "macro_f1": ratio(f1.sum(), len(f1)),
         }
+
+
+def outputs_of_link(link: str, classes: int) -> int:
+    """Return how many outputs tell one of so many classes."""
+    return {"softmax": classes, "sigmoid": 1, "sequential": classes - 1}[link]
 
 
 def sequential_logits(output_BO: Tensor) -> Tensor:
