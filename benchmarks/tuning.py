@@ -263,12 +263,13 @@ def of_features(given: argparse.Namespace, name: str) -> dict[str, Any]:
     """Search for a head on a set's features in the library's space, on five folds of the rows that train."""
     from head_defaults import FOLDS, load
 
-    from sparkwright.tuning.config import USUAL, TuningConfig
+    from sparkwright.training.config import TrainingConfig
+    from sparkwright.tuning.config import TuningConfig
 
     data = load(given.features, name)
     kept = ~data["test"]
     write(given.scratch / name, data["x"][kept], data["y"][kept], np.full(kept.sum(), "train"))
-    trials, base = (4, USUAL.replace(epochs=3)) if given.small else (100, USUAL)
+    trials, base = (4, TrainingConfig(epochs=3)) if given.small else (100, TrainingConfig())
     config = TuningConfig(trials=trials, base=base, folds=FOLDS, parallel_trials=2)
     return search(given, given.scratch / name, config, name)
 
@@ -409,16 +410,15 @@ def heads(given: argparse.Namespace, name: str) -> dict[str, Any]:
 
     from sparkwright.training.arrays import fit_arrays
     from sparkwright.training.config import TrainingConfig
-    from sparkwright.tuning.config import USUAL
     from sparkwright.tuning.space import configure
 
     data, settings = load(given.features, name), json.loads((given.scratch / f"{name}.json").read_text())
     fold, test = folds(data["y"][~data["test"]]), data["test"]
     x, y, xt, yt = data["x"][~test], data["y"][~test], data["x"][test], data["y"][test]
     wrong: dict[str, list[Any]] = {"tuned": [], "defaults": []}
-    for kind, base, changes in (("tuned", USUAL, settings), ("defaults", TrainingConfig(), {})):
+    for kind, changes in (("tuned", settings), ("defaults", {})):
         for seed in SEEDS:
-            config, held = configure(base.replace(refit=True, seed=seed), changes), fold == seed
+            config, held = configure(TrainingConfig(refit=True, seed=seed), changes), fold == seed
             head = fit_arrays(x[~held], y[~held], config, validation=(x[held], y[held])).head
             assert head is not None
             wrong[kind].append(head.forward(xt).argmax(1) != yt)

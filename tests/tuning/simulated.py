@@ -23,7 +23,9 @@ SPACE = {
 
 def searching(base=(), **arguments):
     base = TrainingConfig(**({"epochs": 9, "seed": 3, "learning_rate": 0.5, "dropout": 0.1} | dict(base)))
-    return TuningConfig(**({"space": SPACE, "trials": 20, "min_epochs": 1, "base": base} | arguments))
+    return TuningConfig(
+        **({"space": SPACE, "trials": 20, "min_epochs": 1, "base": base, "objectives": ("loss",)} | arguments)
+    )
 
 
 def loss(values, epoch, fold=0):

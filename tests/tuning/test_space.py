@@ -289,13 +289,13 @@ def test_what_needs_classes_is_refused_in_a_regression():
 
 def test_a_loss_is_not_searched_and_compared_by():
     space = Space({"loss": ["cross_entropy", "focal"]})
-    space.check(TrainingConfig(monitor="accuracy"))
+    space.check(TrainingConfig(), "accuracy")
     with pytest.raises(InputError, match="`loss` changes what the loss is"):
-        space.check(TrainingConfig(monitor="loss"))
+        space.check(TrainingConfig(), "loss")
 
 
 def test_what_is_no_part_of_the_validation_loss_is_searched_and_compared_by_it():
-    Space({"class_weights": [None, "balanced"], "label_smoothing": [0.0, 0.1]}).check(TrainingConfig(monitor="loss"))
+    Space({"class_weights": [None, "balanced"], "label_smoothing": [0.0, 0.1]}).check(TrainingConfig(), "loss")
     y, logits = torch.tensor([0, 1, 1]), torch.randn(3, 2)
     plain, weighted = (
         Classification(np.array([1, factor], np.float32), smoothing) for factor, smoothing in ((1, 0.0), (5, 0.2))

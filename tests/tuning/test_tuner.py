@@ -11,7 +11,10 @@ import pytest
 from sparkwright import MLPClassifier, MLPRegressor, NetworkClassifier
 from sparkwright.errors import InputError, NameUnknownError
 from sparkwright.models import Model
+from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators.models import MLPClassificationModel
+from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.search_rows import search_rows
 from sparkwright.tuning.space import Choice, Float, Space
 from sparkwright.tuning.tuner import Tuner
 
@@ -59,6 +62,20 @@ def test_fit_gives_the_best_model_with_its_trials(table: pd.DataFrame, model: ML
     assert best["epochs"] == 3
     assert model.best["learning_rate"] in set(trials["learning_rate"])
     assert set(model.transform(table)["prediction"]) <= {"iris", "lily", "rose"}
+
+
+def test_epochs_are_chosen_by_the_loss_and_trials_by_their_accuracy_there(table: pd.DataFrame) -> None:
+    base = TrainingConfig(epochs=9, replicas=2, batch_size=4, standardise=False)
+    space = {"learning_rate": {"low": 0.1, "high": 1.0}}  # so high that figures come and go
+    config = TuningConfig(space, trials=4, base=base, sampler="random", seeds=1, candidates=1)
+    found = search_rows(table, config, features=FLOWERS, label="kind", split="split")
+    at_best = []
+    for trial in found.trials:
+        epoch = min(trial.history, key=lambda epoch: epoch.validation["loss"])
+        assert trial.best_epoch == epoch.epoch
+        assert trial.value == epoch.validation["accuracy"]
+        at_best.append(trial.value == max(each.validation["accuracy"] for each in trial.history))
+    assert not all(at_best)  # or the two would not be told apart here
 
 
 def test_the_model_is_that_of_its_settings_alone(table: pd.DataFrame, model: MLPClassificationModel) -> None:

@@ -46,7 +46,7 @@ def tune(
         list[str] | None,
         typer.Option(
             help="What is compared: loss, accuracy, balanced_accuracy or macro_f1; then also parameters or "
-            "seconds_per_row; may be repeated. Default: loss."
+            "seconds_per_row; may be repeated. Default: accuracy."
         ),
     ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Weights that a trial may have.")] = None,
@@ -97,7 +97,7 @@ def tune(
     """
     from sparkwright import storage
     from sparkwright.training.config import TrainingConfig
-    from sparkwright.tuning.config import USUAL, TuningConfig
+    from sparkwright.tuning.config import TuningConfig
     from sparkwright.tuning.tune import check_heads
     from sparkwright.tuning.tune import tune as run_tune
 
@@ -108,11 +108,10 @@ def tune(
         named["refit"] = True
     if epochs is not None:
         named["epochs"] = epochs
-    usual = {} if "task" in named else {"monitor": USUAL.monitor}
     config = TuningConfig(
         space=space,
         trials=trials,
-        base=TrainingConfig.from_dict({**usual, **named, "replicas": replicas, "seed": seed}),
+        base=TrainingConfig.from_dict({**named, "replicas": replicas, "seed": seed}),
         sampler=sampler,
         min_epochs=min_epochs,
         eta=eta,

@@ -11,26 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from sparkwright.errors import ErrorRateError, InputError
 from sparkwright.events import Emit, TrialEnded, TrialMeasured, TrialStarted
-from sparkwright.training.settings import METRICS
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.halving import Halving
 from sparkwright.tuning.records import BEGIN_ANEW, Records, Result
-from sparkwright.tuning.study import Direction, Study
+from sparkwright.tuning.study import Study
 from sparkwright.tuning.trials import Assignment, Job, Measurement, Trial
 
 if TYPE_CHECKING:
     from sparkwright.tuning.trials import State
 
-__all__ = ["Plan", "directions"]
+__all__ = ["Plan"]
 
 _JUDGED_FROM = 10  # trials; before, failures end nothing
 _REFUSED_IN_A_ROW = 100
-
-
-def directions(config: TuningConfig) -> dict[str, Direction]:
-    """Return each objective of a search and whether less or more of it is better."""
-    metrics = METRICS[config.base.task]
-    return {name: metrics.get(name, "min") for name in config.objectives}
 
 
 class Plan:
@@ -50,20 +43,19 @@ class Plan:
     def __init__(
         self, config: TuningConfig, parameters: Callable[[Mapping[str, Any]], int], records: Records, emit: Emit
     ) -> None:
-        limits = {"parameters": config.max_parameters, "seconds_per_row": config.max_seconds_per_row}
         base = config.base
         self.trials: list[Trial] = []
         self.study = Study(
             config.searched,
             config.sampler,
-            directions(config),
+            config.directions,
             seed=base.seed,
-            limits={name: most for name, most in limits.items() if most is not None},
+            limits=config.limits,
             first=config.searched.values_of(base),
         )
         self._config = config
-        self._direction = base.direction
-        self._halving = Halving(base.epochs, config.first_rung, config.eta, base.direction)
+        self._direction = config.direction
+        self._halving = Halving(base.epochs, config.first_rung, config.eta, config.direction)
         self._parameters = parameters
         self._records = records
         self._emit = emit

@@ -122,13 +122,13 @@ def search_rows(
             emit(Warned(f"{skipped:,} rows cannot be trained on, so the search leaves them out: {census.listed()}."))
         with timed("search", config.trials, "trials"):
             trials = Search(config, runner, folder, emit=emit).run()
-        wanted = best_trials(trials, config.base.direction, config.candidates, config.max_seconds_per_row)
+        wanted = best_trials(trials, config.direction, config.candidates, config.max_seconds_per_row)
         folds = config.folds or 1
         seeds = [config.base.seed + 1 + number for number in range(config.seeds)]
         with timed("selection", len(wanted) * len(seeds) * folds, "trainings"):
             again = Retraining(
                 runner,
-                config.base.monitor,
+                config.metric,
                 seeds,
                 folds,
                 config.base.epochs,
@@ -138,7 +138,7 @@ def search_rows(
             )
             candidates = again.run(wanted)
         slots = runner.slots
-    chosen = choose(candidates, config.base.direction)
+    chosen = choose(candidates, config.direction)
     with timed("training"):
         trained = _train(rows, setup, chosen, trials[chosen.trial], run, emit)
     validated = trained.rows.get("validation" if config.folds is None else "train", 0)

@@ -130,7 +130,7 @@ class Retraining:
 
     Attributes:
         runner: Of the search.
-        monitor: The metric that is compared.
+        metric: What is compared.
         seeds: Of the trainings.
         folds: Parts of the rows that validate in turn; 1: the validation rows.
         epochs: Of a training.
@@ -140,7 +140,7 @@ class Retraining:
     """
 
     runner: Runner
-    monitor: str
+    metric: str
     seeds: Sequence[int]
     folds: int
     epochs: int
@@ -220,9 +220,7 @@ class Retraining:
             trial=trial.number,
             values=trial.values,
             searched=searched,
-            scores={
-                seed: fmean(result.values[self.monitor] for result in results) for seed, results in of_seed.items()
-            },
+            scores={seed: fmean(result.values[self.metric] for result in results) for seed, results in of_seed.items()},
             epochs=tuple(result.best_epoch for result in every),
             metrics=_means([result.values for result in every]),
             parameters=parameters,

@@ -225,11 +225,12 @@ class Space:
             )
         return every
 
-    def check(self, base: TrainingConfig, *, photos: bool = True) -> None:
+    def check(self, base: TrainingConfig, metric: str | None = None, *, photos: bool = True) -> None:
         """Refuse what no training can use, before the search.
 
         Args:
             base: What holds for all trials where the space says nothing.
+            metric: What trials are compared by, as far as is known.
             photos: Whether whole networks train on photos, so that there is something to augment, as far as is known.
 
         Raises:
@@ -239,10 +240,10 @@ class Space:
         problems = list[str]()
         if "augmentation" in self.dimensions and not photos:
             problems.append("`augmentation` needs whole networks that train on photos; leave it out.")
-        if base.monitor == "loss":
+        if metric == "loss":
             problems += [
-                f"`{name}` changes what the loss is, and `monitor` 'loss' would compare trials by it: set `monitor` to "
-                "another metric."
+                f"`{name}` changes what the loss is, and trials would be compared by it: name another metric first in "
+                "`objectives`."
                 for name in ("loss", "focal_gamma", "huber_delta", "quantiles")  # class weights: of training alone
                 if name in self.searched
             ]

@@ -27,7 +27,7 @@ WITHOUT_CHOICE = {
     "task": "the labels decide it",
     "outputs": "a search trains one output",
     "epochs": "trials are as long as the search says: give `epochs` to it",
-    "monitor": "it is what trials are compared by: set it in the search's configuration",
+    "monitor": "it chooses each trial's best epoch: set it in the search's configuration",
     "seed": "the search has one seed; the best trials are trained again with others",
     "validation_fraction": "all trials are compared on the same rows",
     "validate_every": "all trials are compared at the same epochs: set it in the search's configuration",

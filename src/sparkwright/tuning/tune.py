@@ -118,7 +118,7 @@ def check_heads(config: TuningConfig) -> None:
     """
     if config.base.task != "classification":
         raise InputError(f"A run tunes a classifier, not for the task {config.base.task!r}; use `Tuner`.")
-    config.searched.check(config.base, photos=False)
+    config.searched.check(config.base, config.metric, photos=False)
     Study(config.searched, config.sampler, config.directions)
 
 
@@ -176,8 +176,8 @@ def _summary(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dic
         states[trial.state] = states.get(trial.state, 0) + 1
     accuracy = found.chosen.metrics.get("accuracy")
     return {
-        "metric": config.base.monitor,
-        "direction": config.base.direction,
+        "metric": config.metric,
+        "direction": config.direction,
         "trials": states,
         "epochs": sum(trial.epochs for trial in found.trials),
         "chosen": found.chosen.to_dict(),
@@ -190,13 +190,13 @@ def _summary(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dic
 
 def _trials(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict[str, Any]:
     """Return what ``trials.json`` holds: see `SearchRecord` of the report."""
-    metric = config.base.monitor
+    metric = config.metric
     # The test's log-loss is that of calibrated probabilities, which no trial's is: there is nothing to compare.
     on_test = {"accuracy": test["accuracy"], "balanced_accuracy": test["balanced_accuracy"]}
     on_test["macro_f1"] = (test["macro"] or {}).get("f1")
     return {
         "metric": metric,
-        "direction": config.base.direction,
+        "direction": config.direction,
         "epochs": config.base.epochs,
         "rungs": rungs(config.base.epochs, config.first_rung, config.eta),
         "space": config.searched.to_dict(),

@@ -57,9 +57,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
     side are not read. The model's `trials` is a DataFrame of pandas with a row a trial, its `best` the settings that
     were chosen; both are saved with it.
 
-    Trials are compared by the estimator's `monitor` on its validation rows (`splitCol`, `validationFraction`) or on
-    folds, and are stopped early where they are behind; its `epochs` are those of a trial that is not. The rest of its
-    Params hold for all trials, where the space says nothing.
+    Trials are compared on the estimator's validation rows (`splitCol`, `validationFraction`) or on folds, each at its
+    best epoch by the estimator's `monitor`, and are stopped early where they are behind; its `epochs` are those of a
+    trial that is not. The rest of its Params hold for all trials, where the space says nothing.
 
     Args:
         estimator: `MLPClassifier`, `MLPRegressor`, `NetworkClassifier` or `NetworkRegressor`.
@@ -67,8 +67,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             with the library. None: ``"head"``, or ``"finetuning"`` for whole networks.
         trials: Configurations to try, at most.
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
-        objectives: A metric of the validation rows instead of the estimator's `monitor`; then ``"parameters"`` and
-            ``"seconds_per_row"``, if they are to be small, too.
+        objectives: What trials are compared by: a metric of the validation rows; then ``"parameters"`` and
+            ``"seconds_per_row"``, if they are to be small, too. Empty: the estimator's `monitor`; of a classifier whose
+            monitor is the loss, the accuracy.
         maxEpochs: Epochs that all trials together may train, about; None: no limit.
         minEpochs: Epochs after which trials are compared first. None: by `epochs`.
         eta: One of so many trials goes on from a comparison.
@@ -89,7 +90,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             None: a temporary one on this machine, which executors of other machines cannot see.
 
     Example:
-        >>> head = MLPClassifier(splitCol="split", monitor="accuracy")
+        >>> head = MLPClassifier(splitCol="split")
         >>> model = Tuner(estimator=head, trials=50).fit(features)           # doctest: +SKIP
         >>> model.trials.sort_values("value", ascending=False).head()        # doctest: +SKIP
     """
@@ -116,7 +117,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
     space = param("space", "what is searched; None: by the estimator", anything)
     trials = param("trials", "configurations to try, at most", TypeConverters.toInt)
     sampler = param("sampler", "tpe, random, grid, cmaes, gp, or a sampler of Optuna", anything)
-    objectives = param("objectives", "what is compared; none: the estimator's monitor", TypeConverters.toListString)
+    objectives = param("objectives", "what trials are compared by; none: by the monitor", TypeConverters.toListString)
     maxEpochs = param("maxEpochs", "epochs of all trials together, about; None: no limit", whole_or_none)
     minEpochs = param("minEpochs", "epochs before the first comparison; None: by epochs", whole_or_none)
     eta = param("eta", "one of so many trials goes on from a comparison", TypeConverters.toInt)
@@ -242,7 +243,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             space = Space.load(space or usual, task=checked.config.task, photos=photos)
         try:
             config = TuningConfig(space=space, base=checked.config, **given)
-            config.searched.check(config.base, photos=photos)
+            config.searched.check(config.base, config.metric, photos=photos)
         except InputError as error:
             problems = under_params(error.problems or (str(error),), self.fields)
             raise InputError.listing("The search cannot be done like this", problems) from None
