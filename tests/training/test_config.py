@@ -62,8 +62,19 @@ def test_class_weights_name_classes_as_the_labels_are_written() -> None:
 
 
 def test_the_metric_must_be_one_of_the_task() -> None:
-    with pytest.raises(InputError, match="`monitor` must be one of loss, rmse, mae, r2, not 'accuracy'"):
+    with pytest.raises(InputError, match="`monitor` must be one of auto, loss, rmse, mae, r2, not 'accuracy'"):
         TrainingConfig(task="regression", monitor="accuracy", label_smoothing=0)
+
+
+def test_auto_monitors_the_calibrated_loss_where_the_model_is_calibrated() -> None:
+    assert TrainingConfig().monitored == "calibrated_loss"
+    assert TrainingConfig(loss="binary_cross_entropy").monitored == "calibrated_loss"
+    assert TrainingConfig(calibrate=False).monitored == "loss"
+    assert TrainingConfig(loss="ordinal").monitored == "loss"
+    assert TrainingConfig(task="regression").monitored == TrainingConfig(task="multilabel").monitored == "loss"
+    assert TrainingConfig(monitor="accuracy").monitored == "accuracy"
+    with pytest.raises(InputError, match="`monitor` 'calibrated_loss' divides logits; with `loss` 'ordinal' there are"):
+        TrainingConfig(monitor="calibrated_loss", loss="ordinal")
 
 
 def test_class_settings_are_refused_for_a_regression() -> None:

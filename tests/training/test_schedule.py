@@ -101,14 +101,14 @@ def test_a_plateau_lowers_the_rate_when_torch_does(monitor: str) -> None:
 
 
 def test_epochs_without_a_look_do_not_wear_a_plateaus_patience_out() -> None:
-    config = TrainingConfig(schedule="plateau", plateau_patience=2, validate_every=3)
+    config = TrainingConfig(schedule="plateau", plateau_patience=2, validate_every=3, monitor="loss")
     history = [epoch_ended(epoch, 1.0 if epoch % 3 == 0 else None) for epoch in range(1, 9)]
     assert plateau_drops(config, history) == 0
     assert plateau_drops(config, [*history, epoch_ended(9, 1.0)]) == 1
 
 
 def test_a_refit_lowers_the_rate_where_the_selection_had_a_plateau() -> None:
-    config = TrainingConfig(schedule="plateau", plateau_patience=1, learning_rate=1.0, epochs=4)
+    config = TrainingConfig(schedule="plateau", plateau_patience=1, learning_rate=1.0, epochs=4, monitor="loss")
     history = [epoch_ended(epoch, loss) for epoch, loss in enumerate([3.0, 2.0, 2.0, 1.0], 1)]
     again = as_it_was(config, history)
     assert [rate_at(again, epoch, STEPS) for epoch in range(4)] == [1.0, 1.0, 1.0, pytest.approx(0.1)]

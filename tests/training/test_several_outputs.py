@@ -248,7 +248,10 @@ def test_a_head_on_features_may_have_several_outputs_and_arrays_do_as_well() -> 
         ({"outputs": {"a-b": "regression"}}, r"'a-b': its name must be of letters, digits and underscores"),
         ({"task": "regression"}, r"`task` is each output's own.*leave out `task` 'regression'"),
         ({"task": "multitask", "outputs": None}, r"`outputs` must map names of outputs to tasks.*got None"),
-        ({"monitor": "kind.acuracy"}, r"`monitor` must be one of loss, kind\.loss, .*Did you mean `kind\.accuracy`"),
+        (
+            {"monitor": "kind.acuracy"},
+            r"`monitor` must be one of auto, loss, kind\.loss.*Did you mean `kind\.accuracy`",
+        ),
         ({"loss": "huber"}, r"`loss` is each output's own, such as outputs=\{'kind': \{…, 'loss': 'huber'\}\}"),
         ({"sampling": "balanced"}, r"`sampling` 'balanced' is for one output"),
         ({"threshold_metric": "f1"}, r"`threshold_metric` 'f1' is for one output"),

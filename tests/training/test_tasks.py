@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn import metrics
 from torch import nn
 
@@ -32,9 +34,10 @@ VALUES = RNG.normal(size=50) * 30 + 100
 
 
 def measured(task: Task, output: np.ndarray, y: np.ndarray, weight: np.ndarray, parts: int = 1) -> dict[str, float]:
-    sums = np.zeros(task.sums)
+    sums = np.zeros(task.sums + task.validation_sums)
     for rows in np.array_split(np.arange(len(y)), parts):
-        sums += task.measure(*(torch.from_numpy(array[rows]) for array in (output, y, weight))).numpy()
+        some = [torch.from_numpy(array[rows]) for array in (output, y, weight)]
+        sums += torch.cat([task.measure(*some), task.measure_validation(*some)]).numpy()
     return task.metrics(sums)
 
 
@@ -52,6 +55,35 @@ def test_metrics_of_a_classification_are_those_of_scikit_learn(parts: int) -> No
         assert found[name] == pytest.approx(score(CLASSES, LOGITS.argmax(1), sample_weight=weights))
     f1 = metrics.f1_score(CLASSES, LOGITS.argmax(1), sample_weight=weights, average="macro")
     assert found["macro_f1"] == pytest.approx(f1)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_the_calibrated_loss_is_the_least_that_any_temperature_gives(link: str, scale: float) -> None:
+    classes = 3 if link == "softmax" else 2
+    y = CLASSES % classes
+    output = scale * (LOGITS[:, :classes] + 1.5 * np.eye(classes)[y])
+    if link == "sigmoid":
+        output = output[:, 1:] - output[:, :1]
+    logits = output if link == "softmax" else np.pad(output, [(0, 0), (1, 0)])
+
+    def loss(factor: float) -> float:
+        scaled = factor * logits - logsumexp(factor * logits, axis=1, keepdims=True)
+        return -float(np.average(scaled[np.arange(len(y)), y], weights=WEIGHTS))
+
+    task = Classification(np.ones(classes, np.float32), link=link)
+    found = measured(task, output, y, WEIGHTS, parts=3)
+    least = minimize_scalar(loss, bounds=(0.05, 20), method="bounded")
+    assert 1 / 8 < 1 / least.x < 8
+    assert found["calibrated_loss"] == pytest.approx(least.fun, rel=3e-3)
+    assert found["loss"] == pytest.approx(loss(1.0), rel=1e-5)
+    assert "calibrated_loss" not in task.metrics(np.ones(task.sums))  # of training rows it is not measured
+
+
+def test_logits_that_are_very_large_have_a_calibrated_loss() -> None:
+    found = measured(classification(), LOGITS * 1e4, CLASSES, WEIGHTS)
+    assert np.isfinite(found["calibrated_loss"])
+    assert found["calibrated_loss"] < found["loss"]
 
 
 @pytest.mark.parametrize("parts", [1, 7])

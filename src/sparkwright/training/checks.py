@@ -9,9 +9,11 @@ from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.settings import (
     ACTIVATIONS,
     BATCH_NORMS,
+    CALIBRATED_LOSS,
     COMPRESSIONS,
     DEVICES,
     INSTEAD,
+    LINKS,
     LOSSES,
     METRICS,
     MULTITASK,
@@ -79,7 +81,7 @@ def _unknown_names(config: "TrainingConfig") -> list[str]:
         "threshold_metric": (None, *THRESHOLD_METRICS),
     }
     if config.task in METRICS:
-        choices["monitor"] = tuple(metrics_of(config.task, config.outputs))
+        choices["monitor"] = ("auto", *metrics_of(config.task, config.outputs))
         if ":" not in str(config.loss):
             choices["loss"] = (None, *LOSSES[config.task])
     for name, known in choices.items():
@@ -138,6 +140,8 @@ def _combinations(config: "TrainingConfig") -> list[str]:
         problems.append(f"`sampling` 'balanced' needs one class a row; with `task` {config.task!r} there is none.")
     if config.sampling == "balanced" and str(config.class_weights) == "balanced":
         problems.append("`sampling` and `class_weights` are both 'balanced'; each evens classes out: leave one out.")
+    if config.monitor == CALIBRATED_LOSS and LINKS.get((config.task, str(config.loss))) == "sequential":
+        problems.append(f"`monitor` {config.monitor!r} divides logits; with `loss` {config.loss!r} there are none.")
     if config.optimizer in ("sgd", "lars") and config.nesterov and config.momentum == 0:
         problems.append("`nesterov` needs a `momentum` above 0.")
     if config.schedule == "table" and config.rate_table is None:

@@ -10,6 +10,7 @@ from sparkwright import models
 from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.checks import problems_of, rate_pairs
 from sparkwright.training.settings import (
+    CALIBRATED_LOSS,
     LINKS,
     LOSSES,
     MULTITASK,
@@ -131,10 +132,14 @@ class TrainingConfig:
         health_every: Steps between two looks at how each layer of one replica learns
             (`sparkwright.training.replica.health`), the first few of which come sooner; None never looks. The result
             does not depend on it.
-        monitor: What chooses the best epoch: ``"loss"``, ``"accuracy"``, ``"balanced_accuracy"`` or ``"macro_f1"``;
-            with several labels a row ``"loss"``, ``"subset_accuracy"`` (all labels are right), ``"micro_f1"`` or
-            ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or ``"r2"``. Of several outputs
-            ``"loss"``, the sum of theirs, or one of an output's own, such as ``"kind.accuracy"``.
+        monitor: What chooses the best epoch, of the validation rows: ``"loss"``, ``"calibrated_loss"`` (the least
+            log-loss that one factor for all logits gives, as `calibrate` will), ``"accuracy"``,
+            ``"balanced_accuracy"`` or ``"macro_f1"``; with several labels a row ``"loss"``, ``"subset_accuracy"`` (all
+            labels are right), ``"micro_f1"`` or ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or
+            ``"r2"``. Of several outputs ``"loss"``, the sum of theirs, or one of an output's own, such as
+            ``"kind.accuracy"``. ``"auto"``: the calibrated loss of a classifier that is calibrated, else the loss. A
+            network that has become too sure of itself goes on learning, which its loss does not show, and calibration
+            mends it.
         refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
             the schedule then stretches.
         calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
@@ -210,7 +215,7 @@ class TrainingConfig:
     patience: int | None = 25
     validate_every: int = 1
     health_every: int | None = 200
-    monitor: str = "loss"
+    monitor: str = "auto"
     refit: bool = False
     calibrate: bool = True
     validation_fraction: float = 0.0
@@ -345,8 +350,16 @@ class TrainingConfig:
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """Whether less or more of `monitor` is better."""
-        return self.metrics[self.monitor]
+        """Whether less or more of `monitored` is better."""
+        return self.metrics[self.monitored]
+
+    @property
+    def monitored(self) -> str:
+        """`monitor`, or what ``"auto"`` stands for."""
+        if self.monitor != "auto":
+            return self.monitor
+        calibrated = self.task == "classification" and self.calibrate and self.link != "sequential"
+        return CALIBRATED_LOSS if calibrated else "loss"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values; unknown names raise `InputError`."""

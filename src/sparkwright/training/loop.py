@@ -194,7 +194,7 @@ class Loop:
             looks = epoch % self.config.validate_every == 0 or final
             ended = yield from self._epoch(state, epoch, validation if looks else None)
             state.saved = None
-            if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitor]):
+            if validation is not None and looks and best.see(epoch, ended.validation[self.config.monitored]):
                 ended = replace(ended, best=True)
                 kept.copy_(replicas[0].average.result(replicas[0].flat))
             history.append(ended)
@@ -235,7 +235,7 @@ class Loop:
 
     def _zeros(self, count: int) -> list[Tensor]:
         """Return what is summed: an element for each replica, the task's sums of both sides, bytes sent and saved."""
-        size = self.transport.replicas + 2 * self.task.sums + 2
+        size = self.transport.replicas + 2 * self.task.sums + self.task.validation_sums + 2
         return [torch.zeros(size, dtype=torch.float64) for _ in range(count)]
 
     def _epoch(
@@ -362,7 +362,8 @@ class Loop:
         self, replicas: Sequence[Replica], validation: Mapping[int, Shard] | None, cost: "_Cost"
     ) -> tuple[NDArray[np.float64], dict[str, float], dict[str, float], NDArray[np.float64]]:
         """Return each replica's sum of losses, metrics of the training and validation rows, bytes sent and saved."""
-        ends = self.transport.replicas + self.task.sums * np.arange(3)
+        sizes = [self.transport.replicas, self.task.sums, self.task.sums + self.task.validation_sums]
+        ends = np.cumsum(sizes)
 
         def sums() -> list[Tensor]:
             found = self._zeros(len(replicas))
@@ -430,9 +431,10 @@ class _Cost:
 def _measure(replica: Replica, shard: Shard, task: Task, transport: Transport) -> Tensor:
     """Return the task's sums over a shard."""
     replica.module.eval()
-    sums = torch.zeros(task.sums, dtype=torch.float64)
+    sums = torch.zeros(task.sums + task.validation_sums, dtype=torch.float64)
     for rows in torch.split(torch.from_numpy(shard.order), shard.reader.rows_at_once):
         transport.beat()
         output = replica.outputs(shard, rows)
-        sums += task.measure(output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
+        measured = (output, shard.y_N.index_select(0, rows), shard.w_N.index_select(0, rows))
+        sums += torch.cat([task.measure(*measured), task.measure_validation(*measured)])
     return sums

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 __all__ = [
     "ACTIVATIONS",
     "BATCH_NORMS",
+    "CALIBRATED_LOSS",
     "COMPRESSIONS",
     "DEVICES",
     "INSTEAD",
@@ -67,9 +68,18 @@ LINKS = {
     ("regression", "poisson"): "exp",
 }
 
+CALIBRATED_LOSS = "calibrated_loss"
+"""The log-loss of a classifier's validation rows with the logits divided by the one number that makes it least."""
+
 # Task → metric of the validation rows → whether less or more of it is better.
 METRICS: dict[str, dict[str, Literal["min", "max"]]] = {
-    "classification": {"loss": "min", "accuracy": "max", "balanced_accuracy": "max", "macro_f1": "max"},
+    "classification": {
+        "loss": "min",
+        CALIBRATED_LOSS: "min",
+        "accuracy": "max",
+        "balanced_accuracy": "max",
+        "macro_f1": "max",
+    },
     "multilabel": {"loss": "min", "subset_accuracy": "max", "micro_f1": "max", "macro_f1": "max"},
     "regression": {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"},
     MULTITASK: {"loss": "min"},  # and the metrics of its outputs
@@ -86,6 +96,7 @@ def metrics_of(task: str, outputs: Mapping[str, Any] | None = None) -> dict[str,
     found = dict(METRICS[task])
     for name, told in (outputs or {}).items():
         found |= {f"{name}.{metric}": better for metric, better in METRICS[told["task"]].items()}
+        found.pop(f"{name}.{CALIBRATED_LOSS}", None)  # several outputs are not calibrated
     return found
 
 

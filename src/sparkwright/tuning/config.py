@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.settings import METRICS, is_number
+from sparkwright.training.settings import CALIBRATED_LOSS, METRICS, is_number
 from sparkwright.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class TuningConfig:
         max_seconds_per_row: What scoring a row may take; trials above are not chosen.
         objectives: What trials are compared by: first a metric of the validation rows, at each trial's best epoch;
             then, if asked for, ``"parameters"`` and ``"seconds_per_row"``: the report shows the trials that no other
-            beats in all of them. Empty: the base's `monitor`; of a classification whose monitor is the loss, the
-            accuracy.
+            beats in all of them. Empty: what the base monitors; of a classification that monitors its loss,
+            calibrated or not, the accuracy.
         max_epochs: Epochs that all trials together may train, about: the best one is trained to its end. None sets no
             limit.
         time_limit_s: Seconds after which no more trials start or go on.
@@ -164,9 +164,10 @@ def _objective(base: TrainingConfig) -> str:
 
     Epochs are chosen by the loss, because the epoch that is best by the accuracy on some hundred rows is a lucky one.
     Trials are not: heads with a low loss are surer, and not more often right (on features of Caltech's photos a search
-    by loss lost a point of accuracy to the defaults), and calibration makes the loss good in the end.
+    by loss lost a point of accuracy to the defaults).
     """
-    return "accuracy" if (base.task, base.monitor) == ("classification", "loss") else base.monitor
+    by_loss = base.monitored in ("loss", CALIBRATED_LOSS)
+    return "accuracy" if base.task == "classification" and by_loss else base.monitored
 
 
 def _space(given: "Space | Mapping[str, Any] | str | None", task: str) -> Space:

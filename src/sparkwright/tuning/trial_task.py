@@ -67,7 +67,8 @@ class TrialSetting:
             InputError: A training cannot be configured like this.
         """
         length = {} if epochs is None else {"epochs": epochs}
-        own = configure(self.base.replace(**length, refit=False, calibrate=False, threshold_metric=None), values)
+        own = configure(self.base.replace(**length), values)
+        own = own.replace(monitor=own.monitored, refit=False, calibrate=False, threshold_metric=None)
         return own if seed is None else own.replace(seed=seed)
 
     def checkpoints(self, assignment: Assignment) -> str:

@@ -61,7 +61,7 @@ def plateau_drops(config: TrainingConfig, history: Sequence[EpochEnded]) -> int:
     for event in history:
         if not event.validation:  # of an epoch without a look
             continue
-        value = sign * event.validation[config.monitor]
+        value = sign * event.validation[config.monitored]
         best, worse = (value, 0) if value < best else (best, worse + 1)
         if worse >= config.plateau_patience:
             drops, worse = drops + 1, 0

@@ -17,6 +17,8 @@ class Task(ABC):
     """Width of the network's output."""
     sums: int
     """How many sums `measure` gives."""
+    validation_sums = 0
+    """How many sums `measure_validation` gives."""
 
     @abstractmethod
     def loss(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:
@@ -33,9 +35,17 @@ class Task(ABC):
     def measure(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:
         """Return float64 sums over rows, which add up over batches and replicas to what `metrics` needs."""
 
+    def measure_validation(self, output_BO: Tensor, y_B: Tensor, w_B: Tensor) -> Tensor:  # noqa: ARG002
+        """Return such sums of what would cost too much in every step, and is measured on validation rows alone."""
+        return torch.zeros(0, dtype=torch.float64)
+
     @abstractmethod
     def metrics(self, sums: NDArray[np.float64]) -> dict[str, float]:
-        """Return metrics by name from the sums over all rows; NaN where the rows weigh nothing."""
+        """Return metrics by name from the sums over all rows; NaN where the rows weigh nothing.
+
+        Args:
+            sums: Those of `measure`; of validation rows, behind them, those of `measure_validation`.
+        """
 
     def begin(self, output: nn.Linear) -> None:  # noqa: B027  nothing to do is the default
         """Undo `finish`, in place, in an output layer that training goes on from."""
