@@ -246,7 +246,7 @@ def test_layers_stay_bit_equal_until_their_epoch_and_then_train() -> None:
     network, table = small_cnn(), photos()
     subject, before = WholeNetwork.of(network, new_head=True), network.weights()
     table = table.set_column(2, "split", pa.array(["train"] * len(table)))  # so that the last epoch's weights are kept
-    two = weights(fit(subject, table, epochs=2, unfreeze={1: "head", 3: "block2"}))
+    two = weights(fit(subject, table, epochs=2, unfreeze={1: "head"}))
     same = {name for name, value in before.items() if name in two and np.array_equal(two[name], value)}
     assert same == {name for name in two if not name.startswith("head")}
     three = weights(fit(subject, table, epochs=3, unfreeze={1: "head", 3: "block2"}))
@@ -260,6 +260,19 @@ def test_a_table_of_layers_that_cannot_be_is_refused() -> None:
         fit(subject, photos(), unfreeze={1: "head", 2: "block7"})
     with pytest.raises(InputError, match="`unfreeze` must map epochs, the first of which is 1, to layers"):
         config(unfreeze={2: "head"})
+    late = "`unfreeze` lets `all` train from epoch 4 on, but `epochs` is 3, so it never would: raise `epochs`, or name"
+    with pytest.raises(InputError, match=late):
+        config(epochs=3, unfreeze={1: "head", 3: "block2", "4": "all"})
+
+
+def test_a_refit_ends_before_the_layers_begin_that_had_not_begun_in_the_best_epoch() -> None:
+    subject = WholeNetwork.of(small_cnn(), new_head=True)
+    # At such a rate the network is worse as soon as it trains.
+    rates = {"schedule": "table", "rate_table": {0: 0.001, 1: 10.0}}
+    result = fit(subject, photos(), epochs=2, refit=True, unfreeze={1: "head", 2: "all"}, optimizer="sgd", **rates)
+    assert result.best_epoch == 1
+    before = small_cnn().weights()
+    assert all(np.array_equal(value, before[name]) for name, value in weights(result).items() if name in before)
 
 
 def test_layers_that_are_not_there_are_named_without_a_row() -> None:

@@ -110,9 +110,15 @@ def test_epochs_without_a_look_do_not_wear_a_plateaus_patience_out() -> None:
 def test_a_refit_lowers_the_rate_where_the_selection_had_a_plateau() -> None:
     config = TrainingConfig(schedule="plateau", plateau_patience=1, learning_rate=1.0, epochs=4, monitor="loss")
     history = [epoch_ended(epoch, loss) for epoch, loss in enumerate([3.0, 2.0, 2.0, 1.0], 1)]
-    again = as_it_was(config, history)
+    again = as_it_was(config, history, 4)
     assert [rate_at(again, epoch, STEPS) for epoch in range(4)] == [1.0, 1.0, 1.0, pytest.approx(0.1)]
-    assert as_it_was(config.replace(schedule="cosine"), history) == config.replace(schedule="cosine")
+    assert as_it_was(config.replace(schedule="cosine"), history, 4) == config.replace(schedule="cosine")
+
+
+def test_a_refit_of_fewer_epochs_is_without_the_layers_that_began_later() -> None:
+    config = TrainingConfig(unfreeze={1: "output", 3: "all"}, epochs=4)
+    assert as_it_was(config, [], 2) == config.replace(unfreeze={1: "output"}, epochs=2)
+    assert as_it_was(config, [], 3) == config.replace(epochs=3)
 
 
 def test_the_rate_stays_where_stochastic_weight_averaging_begins() -> None:

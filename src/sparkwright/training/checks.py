@@ -153,7 +153,19 @@ def _combinations(config: "TrainingConfig") -> list[str]:
             f"`weight_average` must be the same in all replicas; with `compression` {config.compression!r} each "
             "keeps its own. Use 'float16' or 'bfloat16', or `strategy` 'all_reduce'."
         )
-    return problems
+    return problems + _late_layers(config)
+
+
+def _late_layers(config: "TrainingConfig") -> list[str]:
+    """Return which layers begin to train after the last epoch, so never."""
+    if not (isinstance(config.unfreeze, Mapping) and is_number(config.epochs)):  # which is said elsewhere
+        return []
+    late = [when for when in config.unfreeze if _is_epoch(when) and int(when) > config.epochs]
+    return [
+        f"`unfreeze` lets `{config.unfreeze[when]}` train from epoch {when} on, but `epochs` is {config.epochs}, so it "
+        "never would: raise `epochs`, or name an earlier epoch."
+        for when in late
+    ]
 
 
 _EXAMPLE = "outputs={'kind': 'classification', 'height': {'task': 'regression', 'weight': 0.5}}"

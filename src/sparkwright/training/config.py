@@ -82,7 +82,8 @@ class TrainingConfig:
         ema_decay: Share of the ``"ema"`` that a step leaves; at first less: (1 + step) / (10 + step).
         swa_from: Share of the epochs after which ``"swa"`` begins; from there on the rate stays as it is.
         unfreeze: Epoch → the first layer that trains from then on, or ``"all"``, such as ``{1: "head", 3: "block5"}``;
-            what no entry has reached stays as it is. None trains all layers that are not frozen from the first epoch.
+            what no entry has reached stays as it is. All of these epochs must come, if `epochs` do. None trains all
+            layers that are not frozen from the first epoch.
         batch_norm: Running statistics of BatchNorm: ``"averaged"`` with the weights at each sync; ``"local"``: each
             replica's own until the epoch's end, where they are averaged; or ``"frozen"``: layers of BatchNorm normalise
             by the statistics that they came with.

@@ -185,8 +185,8 @@ def training_steps(
         emit(StageStarted("refit", total=selection.best_epoch, unit="epochs"))
         progress = EpochsAsProgress(emit, "refit")
         # The rate falls to its end within the best number of epochs: stopped midway it would leave noisy weights.
-        again = as_it_was(config, selection.history).replace(
-            epochs=selection.best_epoch, sync_every=selection.sync_every, time_limit_s=None
+        again = as_it_was(config, selection.history, selection.best_epoch).replace(
+            sync_every=selection.sync_every, time_limit_s=None
         )
         sides, notes = [TRAIN, VALIDATION], selection.to_notes()
         own = (again, population, rows, transport, sides, None, progress, checkpoints, saved, subject)

@@ -184,7 +184,7 @@ def _train(
     if setup.folds is not None:
         rows, split = _untested(rows, split), None
         found = round(median(chosen.epochs))
-        own = as_it_was(own, trial.history).replace(epochs=found, patience=None, refit=False)
+        own = as_it_was(own, trial.history, found).replace(patience=None, refit=False)
     common: dict[str, Any] = {
         "features": columns.features,
         "label": columns.label,

@@ -68,13 +68,18 @@ def plateau_drops(config: TrainingConfig, history: Sequence[EpochEnded]) -> int:
     return drops
 
 
-def as_it_was(config: TrainingConfig, history: Sequence[EpochEnded]) -> TrainingConfig:
-    """Return how to train again, without validation rows, at the rates that these led to: a plateau's become a table.
+def as_it_was(config: TrainingConfig, history: Sequence[EpochEnded], epochs: int) -> TrainingConfig:
+    """Return how to train again, without validation rows, for the epochs that these found to be the best.
+
+    A plateau's rates, to which they led, become a table. Layers that were to begin later than that never do.
 
     Args:
         config: Of the training that `history` is of.
         history: All of its epochs.
+        epochs: How many to train.
     """
+    begins = {when: layer for when, layer in (config.unfreeze or {}).items() if when <= epochs}
+    config = config.replace(epochs=epochs, unfreeze=begins or None)
     if config.schedule != "plateau":
         return config
     drops = [plateau_drops(config, history[:epoch]) for epoch in range(len(history))]
