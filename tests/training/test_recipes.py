@@ -2,7 +2,11 @@
 
 import copy
 import dataclasses
+import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,10 +190,42 @@ def test_a_compiled_network_is_trained_through_what_torch_compiled(monkeypatch: 
     assert passes
 
 
-def test_a_compiler_that_is_not_there_is_an_error_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(InputError, match=r"`compile` needs a C\+\+ compiler where replicas train, and there is none"):
+def test_what_compiling_needs_and_is_not_there_is_an_error_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "clang++" else None)
+    monkeypatch.setenv("CXX", "g++")
+    with pytest.raises(
+        InputError, match=r"a C\+\+ compiler, and there is no `g\+\+`: install g\+\+, or name another in CXX"
+    ):
         one_replica(make_config(replicas=1, compile=True))
+    monkeypatch.setenv("CXX", "clang++")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    with pytest.raises(InputError, match=r"Python's headers, and there is no .*Python\.h: install python3-dev"):
+        one_replica(make_config(replicas=1, compile=True))
+
+
+@pytest.mark.timeout(300)  # some 15 s of a processor, of which compilers get what other tests leave
+@pytest.mark.skipif("SPARKWRIGHT_TEST_COMPILER" not in os.environ, reason="takes long: set SPARKWRIGHT_TEST_COMPILER")
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
+@pytest.mark.skipif(not Path(sysconfig.get_path("include"), "Python.h").exists(), reason="needs Python's headers")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # what torch's compiler imports of torch
+def test_a_network_that_torch_compiles_trains_as_one_that_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # in this process, which then has no others to end
+    module, task = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), Classification(np.ones(3, np.float32), 0)
+    ends = []
+    for compiled in (False, True):
+        # Batches of one size and no validation rows: kernels are made once.
+        config = make_config(replicas=1, batch_size=5, learning_rate=0.05, health_every=2, compile=compiled)
+        loop = Loop(config, task, make_strategy(config), InProcess(1))
+        ends.append(loop.fit(module, make_shards((10,))).module.state_dict())
+    assert list(tmp_path.rglob("*.so")), "nothing was compiled"
+    for name, before in module.state_dict().items():
+        assert not torch.allclose(ends[0][name], before, atol=1e-3)
+        torch.testing.assert_close(ends[1][name], ends[0][name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("compression", ["int8", "topk", "threshold"])

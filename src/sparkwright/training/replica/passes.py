@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +31,7 @@ class Passes:
         device: Where the module computes.
 
     Raises:
-        InputError: There is no such device, or no compiler that is asked for.
+        InputError: There is no such device, or not what compiling needs.
     """
 
     def __init__(self, module: nn.Module, config: TrainingConfig, index: int) -> None:
@@ -77,12 +80,22 @@ class Passes:
 
 def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
     """Return what computes as the module does, by kernels that are made at the first pass."""
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise InputError(
-            "`compile` needs a C++ compiler where replicas train, and there is none: install g++ or clang++ there, or "
-            "leave `compile` out."
-        )
+    if device.type == "cpu":
+        _check_compiler()
     return torch.compile(module)  # type: ignore[return-value]
+
+
+def _check_compiler() -> None:
+    """Refuse what torch would fail on at the first step: a compiler, or the headers of Python, that are not there."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch looks for no other
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    missing = []
+    if shutil.which(compiler) is None:
+        missing.append(f"a C++ compiler, and there is no `{compiler}`: install g++, or name another in CXX")
+    if not headers.exists():
+        missing.append(f"Python's headers, and there is no {headers}: install python3-dev (on Fedora python3-devel)")
+    if missing:
+        raise InputError(f"`compile` needs, where replicas train, {'; and '.join(missing)}. Or leave `compile` out.")
 
 
 def _each(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
