@@ -10,10 +10,12 @@ end. Each in a fresh process:
   pixel side by side in memory;
 - `gang`: ours on Spark, ``local[2]``: two workers, a replica and a thread each, 64 rows a step each, that average their
   weights;
-- `gang_healthy`: the same with a look at all layers every 50 steps, for the time that looks take: four times as often
-  as by default.
+- `looks`: what looks at the layers cost, as often as by default (`health_every`). One process on one thread trains
+  `lenet` on digits, and a linear head on made-up features, whose steps are the shortest, with looks and without in turn
+  (``--modes looks --seeds 1`` is this alone, and takes some minutes).
 
-``error_interval`` is Wilson's, of 95 %. ``rows_per_s`` counts training alone.
+``error_interval`` is Wilson's, of 95 %. ``rows_per_s`` counts training alone. The cost of looks is the ratio of the
+epochs' seconds, with looks over without, less 1: the median over pairs of trainings that follow each other.
 """
 
 import argparse
@@ -43,7 +45,9 @@ RECIPE: dict[str, Any] = {
 OURS: dict[str, Any] = {"replicas": 2, "sync_every": 8, "channels_last": True, "calibrate": False, "patience": None}
 NETWORK: dict[str, Any] = {"dropout": 0.5}
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels
-MODES = ("plain", "plain_channels_last", "gang", "gang_healthy")
+MODES = ("plain", "plain_channels_last", "gang", "looks")
+PAIRS = 7  # of trainings with looks and without
+LOOKED_AT_STEPS = 800  # of each of them: seven looks
 LIMIT_S = 3600
 
 
@@ -83,12 +87,16 @@ def main() -> None:
 def found(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return mean errors, and medians of ratios within a run, because a machine's speed drifts."""
     result: dict[str, Any] = {
-        f"test error, {mode}": round(statistics.mean(run[mode]["test_error"] for run in runs), 5) for mode in runs[0]
+        f"test error, {mode}": round(statistics.mean(run[mode]["test_error"] for run in runs), 5)
+        for mode in runs[0]
+        if mode != "looks"
     }
+    for what in runs[0].get("looks", {}):
+        costs = [cost for run in runs for cost in run["looks"][what]["costs"]]
+        result[f"cost of looks, {what}"] = {"median": round(statistics.median(costs), 4), "all": costs}
     pairs = {
         "gang over 2 x plain": ("gang", "plain", 2),
         "gang over 2 x plain_channels_last": ("gang", "plain_channels_last", 2),
-        "gang_healthy over gang": ("gang_healthy", "gang", 1),
     }
     for name, (one, other, times) in pairs.items():
         if one in runs[0] and other in runs[0]:
@@ -204,11 +212,41 @@ def gang(given: argparse.Namespace, **settings: Any) -> dict[str, Any]:
     }
 
 
+def looks(given: argparse.Namespace) -> dict[str, Any]:
+    """Train with looks at the layers and without, in turn."""
+    from sparkwright.training.arrays import fit_table
+    from sparkwright.training.config import TrainingConfig
+    from sparkwright.training.subject import WholeNetwork
+
+    batch, steps = RECIPE["batch_size"], max(1, LOOKED_AT_STEPS * given.rows // 60_000)
+    x, y = side(given.mnist, "train", min(200, steps) * batch)
+    epochs = max(1, steps * batch // len(y))
+    settings: dict[str, Any] = {"batch_size": batch, "epochs": epochs, "replicas": 1, "calibrate": False}
+    made = np.random.default_rng(given.seed).standard_normal((len(y), 1280), np.float32)
+    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "lenet": ({"features": x, "label": y}, {"subject": WholeNetwork.of(lenet(given.seed))}),
+        "linear head": ({"features": made, "label": y}, {}),
+    }
+    report: dict[str, Any] = {}
+    for name, (table, what) in cases.items():
+        fit_table(table, TrainingConfig(**{**settings, "epochs": 1}), **what)  # warms up
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        for pair in range(PAIRS):
+            for looked_at in (True, False) if pair % 2 else (False, True):
+                every = {} if looked_at else {"health_every": None}
+                config = TrainingConfig(**settings, seed=given.seed, **every)
+                history = fit_table(table, config, **what).history
+                taken[looked_at].append(round(sum(epoch.seconds for epoch in history), 3))
+        costs = [round(on / off - 1, 4) for on, off in zip(taken[True], taken[False], strict=True)]
+        report[name] = {"costs": costs, "with_looks_s": taken[True], "without_s": taken[False]}
+    return report
+
+
 ONE = {
     "plain": lambda given: plain(given, channels_last=False),
     "plain_channels_last": lambda given: plain(given, channels_last=True),
     "gang": lambda given: gang(given, health_every=None),
-    "gang_healthy": lambda given: gang(given, health_every=50),
+    "looks": looks,
 }
 
 if __name__ == "__main__":
