@@ -15,6 +15,7 @@ from sparkwright.networks import factory
 from sparkwright.networks.factory import from_factory
 from sparkwright.networks.mlp import mlp
 from sparkwright.networks.network import from_spec
+from sparkwright.networks.preprocessing import Preprocessing
 
 MODULE = """
 import torch
@@ -166,6 +167,14 @@ def test_the_output_is_a_key_an_attribute_or_an_index(output: str | int, wrapped
 def test_an_output_that_must_be_chosen_is_asked_for() -> None:
     with pytest.raises(InputError, match=r"image=\(1, 4, 4\), numbers=\(3,\): TypeError: it gives a dict.*`output`"):
         from_factory("made_nets:Both", {"image": (1, 4, 4), "numbers": (3,)})
+
+
+def test_a_photo_as_one_of_several_inputs_is_told_the_way_by_features() -> None:
+    shapes = {"image": (1, 4, 4), "numbers": (3,)}
+    with pytest.raises(
+        InputError, match=r"`made_nets:Both` has 2: image, numbers\. .* make features of the photos first"
+    ):
+        from_factory("made_nets:Both", shapes, output="logits", preprocessing=Preprocessing((4, 4)))
 
 
 def test_the_summary_shows_what_an_input_meets() -> None:

@@ -69,7 +69,8 @@ def from_factory(
     ``module.inner.encoder`` with several inputs or an `output`).
 
     A module with several inputs takes them by name, as ``forward(image=…, age=…)``. The network takes them as one
-    vector, one after the other: columns of numbers, named in the inputs' order, are that.
+    vector, one after the other: columns of numbers, named in the inputs' order, are that. None of them can be read from
+    photos, texts or sounds: make features of these first, and let the network take the features.
 
     All parameters train that are not frozen by name (`Network.freeze`), whatever their ``requires_grad`` says.
 
@@ -86,19 +87,26 @@ def from_factory(
         name: Of the network; by default the function's.
         seed: Of torch's random numbers while the function runs.
         weights: By name, instead of those that the function gives.
-        preprocessing: From an image's bytes to the input; None where the input is not an image.
+        preprocessing: From an image's bytes to the one input; None where the input is not an image.
         classes: Names of the outputs.
 
     Raises:
         InputError: The function cannot be imported or called, or its arguments not be held by JSON; it does not give a
             module, or gives one that has no trainable parameters, does not take such inputs, or does not give such an
-            output.
+            output; there are several inputs and a preprocessing.
 
     Example:
         >>> from_factory("torch.nn:Linear", (4,), {"in_features": 4, "out_features": 3}).output_shape
         (3,)
     """
     _check_name(factory)
+    if preprocessing is not None and isinstance(inputs, Mapping):
+        raise InputError(
+            f"A preprocessing makes the one input of a network; the factory `{factory}` has {len(inputs)}: "
+            f"{', '.join(inputs)}. Several inputs are columns of numbers. To learn from photos and numbers together, "
+            "make features of the photos first (`Featurizer`), and let one of the inputs take them; or train a head on "
+            "the features and the other columns: MLPClassifier(featuresCols=[…])."
+        )
     trust(factory)
     try:
         json.dumps(dict(arguments or {}))

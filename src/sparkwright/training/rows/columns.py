@@ -198,7 +198,12 @@ def column_problems(
             problems.append(f"Column `{name}` is among the features more than once.")
     there = {field.name: field.type for field in schema}
     if payload == "bytes" and len(columns.features) > 1:
-        problems.append(f"The network takes one column; {len(columns.features)} are named.")
+        problems.append(
+            f"The network reads one column; {len(columns.features)} are named. To learn from photos and numbers "
+            "together, make features of the photos first (`Featurizer`), and train a head on the features and the "
+            "other columns: MLPClassifier(featuresCols=[…])."
+        )
+        payload = None
     return list(dict.fromkeys(problems + _type_problems(columns, there, task, payload)))
 
 
@@ -256,7 +261,7 @@ def _way(type_: pa.DataType) -> str:
         )
     if pa.types.is_temporal(type_):
         return "Make numbers of times: the year, the weekday, the seconds since an event."
-    return "`Featurizer` makes features of photos."
+    return "`Featurizer` makes features of photos: name their column here."
 
 
 def _holds_numbers(type_: pa.DataType) -> bool:
