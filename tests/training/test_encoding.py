@@ -75,11 +75,11 @@ def test_the_type_of_the_feature_column_changes_nothing(type_: pa.DataType) -> N
         ({"label": pa.array(["a", None, "b", "b"])}, "`label` is null"),
         ({"label": pa.array([0.0, np.nan, 1.0, 1.0])}, "`label` is NaN or infinite"),
         ({"label": pa.array([0.0, np.inf, 1.0, 1.0])}, "`label` is NaN or infinite"),
-        ({"label": pa.array([0.0, 0.5, 1.0, 1.0])}, "`label` is no whole number (for regression use MLPRegressor)"),
+        ({"label": pa.array([0.0, 0.5, 1.0, 1.0])}, "`label` is no whole number (for regression use Tr"),
         ({"weight": pa.array([1.0, -1.0, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
         ({"weight": pa.array([1.0, None, 1.0, 1.0])}, "`weight` is null, negative, NaN or infinite"),
-        ({"split": pa.array(["train", "valid", "test", "test"])}, "is 'valid', not one of train, validation, test"),
-        ({"split": pa.array(["train", None, "test", "test"])}, "is None, not one of train, validation, test"),
+        ({"split": pa.array(["train", "valid", "test", "test"])}, "`split` is none of train, validation, test"),
+        ({"split": pa.array(["train", None, "test", "test"])}, "`split` is null"),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_keeps_its_place_and_says_why(
@@ -89,14 +89,58 @@ def test_a_row_that_cannot_be_trained_on_keeps_its_place_and_says_why(
     problems = encoded["problem"].to_pylist()
     assert [text is None for text in problems] == [True, False, True, True]
     assert problem in problems[1]
+    assert [text is None for text in encoded["example"].to_pylist()] == [True, False, True, True]
     assert encoded["features"][1].as_py() is None
     assert encoded["replica"][1].as_py() == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "example"),
+    [
+        ({"label": pa.array(["a", None, "b", "b"])}, "`features` [3, 4], `weight` 2, `split` 'train'"),
+        ({"label": pa.array([0.0, 0.5, 1.0, 1.0])}, "`label` 0.5, `features` [3, 4], `weight` 2"),
+        ({"weight": pa.array([1.0, np.nan, 1.0, 1.0])}, "`weight` nan, `features` [3, 4], `label` 'b'"),
+        ({"split": pa.array(["train", "valid", "test", "test"])}, "`split` 'valid', `features` [3, 4], `label` 'b'"),
+        (
+            {"features": pa.array([[1.0] * 9, [0.25, 2, None, 4, 5, 6, 7, 8, 9], [1.0] * 9, [1.0] * 9])},
+            "`features` [0.25, 2, null, 4, …], `label` 'b', `weight` 2",
+        ),
+        (
+            {"label": pa.array(["a", "/photos/" + "x" * 80 + "/accordion/image_0001.jpg", "a", "b"])}
+            | {"weight": pa.array([1.0, None, 1.0, 1.0])},
+            f"`features` [3, 4], `label` '/photos/{'x' * 22}…xxxxx/accordion/image_0001.jpg', `split` 'train'",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_trained_on_is_told_by_its_values(columns: dict[str, pa.Array], example: str) -> None:
+    assert encode(table(**columns))["example"][1].as_py() == example
+
+
+def test_a_photo_whose_label_is_missing_is_told_by_its_size() -> None:
+    photos = Encoding(Columns(("photo",), "label"), "classification", 0, (0,), payload="bytes")
+    batch = pa.RecordBatch.from_pydict({"photo": [b"x" * 1234, None], "label": pa.nulls(2, pa.string())})
+    assert photos.encode(batch)["example"].to_pylist() == ["`photo` 1,234 bytes", ""]
+
+
+def test_the_example_of_a_problem_is_the_same_in_any_order_of_rows() -> None:
+    batch = table(label=pa.array([0.5, 1.5, 2.5, 0.0]))
+    told = set()
+    for rows in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        store = Store(range(4), 1 << 20, Path())
+        for row in rows:
+            store.add(encode(batch.slice(row, 1)))
+        told.add(store.census.listed())
+    assert told == {
+        '3 where `label` is no whole number (for regression use TrainingConfig(task="regression")), for example '
+        "`label` 0.5, `features` [1, 2], `weight` 1"
+    }
 
 
 def test_an_infinite_target_is_refused() -> None:
     encoded = encode(table(label=pa.array([1, -np.inf, 3, 4])), task="regression")
     assert encoded["target"].to_pylist() == [1, 0, 3, 4]
     assert encoded["problem"].to_pylist() == [None, "`label` is NaN or infinite", None, None]
+    assert encoded["example"][1].as_py() == "`label` -inf, `features` [3, 4], `weight` 2"
 
 
 def test_targets_of_a_regression_are_numbers() -> None:
@@ -148,9 +192,23 @@ def test_all_that_is_wrong_with_the_columns_is_said_at_once() -> None:
         "file with a schema, or cast the column. Text of categories: make columns of it with pandas' get_dummies, or "
         "with Spark's StringIndexer and OneHotEncoder.",
         "Column `label` must hold vectors, arrays of numbers, or numbers; it holds binary. `Featurizer` makes features "
-        "of photos.",
+        "of photos: name their column here.",
         "Column `label` must hold text or whole numbers; it holds binary.",
     )
+
+
+def test_a_photo_beside_columns_of_numbers_is_told_the_way_by_features() -> None:
+    columns = Columns(("photo", "age"), "label")
+    schema = pa.schema({"photo": pa.binary(), "age": pa.float64(), "label": pa.string()})
+    with pytest.raises(
+        ColumnError, match=r"The network reads one column; 2 are named\. .* make features of the ph"
+    ) as one:
+        check_columns(columns, schema, schema.names, "classification", "bytes")
+    assert len(one.value.problems) == 1
+    with pytest.raises(
+        ColumnError, match=r"`photo` must hold .* numbers; it holds binary\. `Featurizer` makes features"
+    ):
+        check_columns(columns, schema, schema.names, "classification", "numbers")
 
 
 def test_several_columns_are_as_one_of_arrays() -> None:

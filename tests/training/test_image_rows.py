@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from sparkwright.events import Event, Warned
 from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
@@ -80,7 +81,7 @@ def test_mixup_blends_inputs_as_it_says_and_depends_on_replica_and_step() -> Non
 
 def test_photos_that_cannot_be_read_are_counted_by_kind_and_the_others_keep_their_order(tmp_path: Path) -> None:
     reader = ImageReader(Preprocessing((32, 32)))
-    rows, problems = reader.read_all(pa.array([photo(0), b"", photo(1), b"no photo"], pa.binary()))
+    rows, problems, _ = reader.read_all(pa.array([photo(0), b"", photo(1), b"no photo"], pa.binary()))
     assert [row is None for row in rows] == [False, True, False, True]
     assert [problem for problem, _ in problems] == [
         "the photo cannot be read (empty)",
@@ -90,21 +91,39 @@ def test_photos_that_cannot_be_read_are_counted_by_kind_and_the_others_keep_thei
     (tmp_path / "a.jpg").write_bytes(photo(2))
     located = ImageReader(Preprocessing((32, 32)), located=True)
     paths = [str(tmp_path / "a.jpg").encode(), str(tmp_path / "b.jpg").encode()]
-    rows, problems = located.read_all(pa.array(paths, pa.binary()))
+    rows, problems, _ = located.read_all(pa.array(paths, pa.binary()))
     assert np.array_equal(rows[0], reader.read(photo(2)))
     assert problems == [("the photo cannot be read (not found)", f"There is no file {tmp_path / 'b.jpg'}.")]
     (tmp_path / "b.jpg").write_bytes(b"no photo")
-    _, ((_, example),) = located.read_all(pa.array(paths, pa.binary()))
+    _, ((_, example),), _ = located.read_all(pa.array(paths, pa.binary()))
     assert example == f"{tmp_path / 'b.jpg'}: The image cannot be decoded: it is of no known format."
 
 
 def test_photos_smaller_than_the_input_are_named_where_nothing_resizes() -> None:
     reader = ImageReader(Preprocessing((100, 100), resize="none"))
-    rows, problems = reader.read_all(pa.array([photo(0)], pa.binary()))
+    rows, problems, remarks = reader.read_all(pa.array([photo(0)], pa.binary()))
     assert rows == [None]
     ((problem, example),) = problems
     assert problem == "the photo cannot be read (wrong size)"
     assert "is smaller than the input, 100 x 100" in example
+    assert remarks == []
+
+
+def test_photos_that_lose_their_edges_where_nothing_resizes_are_told_of_before_the_training() -> None:
+    network = load_network("digits_cnn").with_preprocessing(
+        Preprocessing((16, 16), "none", channels="grey", mean=(0,), std=(1,))
+    )
+    exact, larger = photo(0, 16, 16), photo(1, 17, 16)
+    table = {"photo": [exact, larger] * 4, "label": [0, 1] * 4}
+    told: list[Event] = []
+    config = TrainingConfig(epochs=1, replicas=1, learning_rate=0.001)
+    fit_table(table, config, features="photo", subject=WholeNetwork.of(network, new_head=True), emit=told.append)
+    assert isinstance(told[0], Warned)
+    assert told[0].message.startswith("4 photos are larger than the network's input, 16 x 16, and lose all but their")
+    resized = load_network("digits_cnn")  # to its input, whatever the photo
+    told.clear()
+    fit_table(table, config, features="photo", subject=WholeNetwork.of(resized, new_head=True), emit=told.append)
+    assert not any(isinstance(event, Warned) for event in told)
 
 
 def test_training_with_batches_made_ahead_has_the_bits_of_training_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_thresholds_of_labels_are_chosen_on_validation_rows_and_kept() -> None:
 def test_rows_without_labels_train_and_rows_whose_labels_are_null_are_told() -> None:
     result = fit_arrays(X, [["a"], []] * 200, TrainingConfig(task="multilabel", epochs=2))
     assert (result.classes, result.rows["train"]) == (("a",), 400)
-    with pytest.raises(ColumnError, match=r"2 where `tags` is null; 1 where `tags` holds null"):
+    with pytest.raises(ColumnError, match=r"2 where `tags` is null, for .*; 1 where `tags` holds null, for"):
         MLPClassifier(**WIDE, labelCol="tags").fit(TAGGED.assign(tags=[None, None, ["left", None], *TAGS[3:]]))
 
 

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from sparkwright.errors import InputError
+from sparkwright.errors import ColumnError, InputError
 from sparkwright.models import Model
 from sparkwright.networks.augmentation import PRESETS, Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.preprocessing import Preprocessing
+from sparkwright.training.arrays import fit_table
 from sparkwright.training.config import FINETUNING
 from sparkwright.training.estimators.networks import NetworkClassifier, NetworkRegressor
+from sparkwright.training.subject import WholeNetwork
 
 PREPROCESSING = Preprocessing((16, 16), resize="exact", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 QUICK = {"epochs": 2, "replicas": 2, "batchSize": 8, "learningRate": 0.01}
@@ -89,6 +91,15 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(photos: pa.Table, par
         NetworkClassifier(**params).fit(photos)
     assert message in str(caught.value)
     assert ("Column" in str(caught.value)) == ("Column" in message)  # a column is not blamed for a layer
+
+
+def test_numbers_for_labels_are_told_the_estimator_that_learns_them(photos: pa.Table) -> None:
+    with pytest.raises(ColumnError, match=r"`value` is no whole number \(for regression use `NetworkRegressor`\)"):
+        NetworkClassifier(network=small_cnn(), labelCol="value").fit(photos)
+    with pytest.raises(
+        ColumnError, match=r'\(for regression use TrainingConfig\(task="regression"\)\), for example `v'
+    ):
+        fit_table(photos, features="content", label="value", subject=WholeNetwork.of(small_cnn(), new_head=True))
 
 
 def test_an_estimator_is_saved_with_the_name_of_its_network(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sparkwright import MLPClassifier, MLPRegressor, NetworkClassifier
-from sparkwright.errors import InputError, NameUnknownError
+from sparkwright.errors import ColumnError, InputError, NameUnknownError
 from sparkwright.models import Model
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators.models import MLPClassificationModel
@@ -178,6 +178,11 @@ def test_what_a_search_cannot_do_is_refused_before_it(table: pd.DataFrame, param
     with pytest.raises(InputError, match="The search cannot be done like this") as error:
         tuner(**params).fit(table)
     assert any(problem in said for said in error.value.problems)
+
+
+def test_numbers_for_labels_are_told_the_estimator_that_learns_them(table: pd.DataFrame) -> None:
+    with pytest.raises(ColumnError, match=r"`price` is no whole number \(for regression use `MLPRegressor`\), for exa"):
+        tuner(estimator=classifier(labelCol="price")).fit(table)
 
 
 def test_a_regression_is_not_asked_for_what_needs_classes(table: pd.DataFrame) -> None:

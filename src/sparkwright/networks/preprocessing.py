@@ -56,7 +56,8 @@ class Preprocessing:
     Args:
         size: Height and width of the input, in pixels.
         resize: ``short`` makes the short side `short_side` long and keeps the aspect; ``exact`` makes the image `size`
-            and changes the aspect; ``none`` leaves it. The centre is cropped to `size` afterwards.
+            and changes the aspect; ``none`` leaves it: of a larger image all but the centre is lost, and a smaller one
+            is an error. The centre is cropped to `size` afterwards.
         short_side: For ``short``: the length in pixels, at least the larger of `size`; by default that.
         interpolation: ``bilinear``, ``bicubic`` (both antialiased: a pixel averages all that it covers) or ``nearest``.
         channels: ``rgb``, ``bgr`` or ``grey`` (ITU-R 601-2 luma).
@@ -172,8 +173,20 @@ class Preprocessing:
         Raises:
             ImageError: As `apply`.
         """
-        pixels: NDArray[np.uint8] = np.asarray(self._crop(self.decode(content)))
+        return self.cut(self.decode(content))
+
+    def cut(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop what `decode` returned; the second half of `crop`.
+
+        Raises:
+            ImageError: The image is smaller than `size`, without resize.
+        """
+        pixels: NDArray[np.uint8] = np.asarray(self._crop(image))
         return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+    def loses_edges(self, image: Image.Image) -> bool:
+        """Whether an image that `decode` returned is larger than the input and nothing resizes it."""
+        return self.resize == "none" and image.size != self.size[::-1]
 
     def normalise(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> NDArray[np.float32]:
         """Order the channels of cropped pixels and scale them.

@@ -20,10 +20,13 @@ from sparkwright.training.settings import (
     metrics_of,
 )
 
-__all__ = ["FINETUNING", "RateTable", "TrainingConfig", "label_text"]
+__all__ = ["FINETUNING", "REGRESSION", "RateTable", "TrainingConfig", "label_text"]
 
 RateTable = Mapping[float, float] | Sequence[tuple[float, float]]
 """When → learning rate from then on."""
+
+REGRESSION = 'TrainingConfig(task="regression")'
+"""What errors advise for numbers; an estimator's name the estimator instead."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class TrainingConfig:
             weights and optimiser stay in float32.
         channels_last: Whether the channels of a pixel lie side by side in memory: faster convolutions on many
             processors, with other roundings.
-        compile: Whether ``torch.compile`` makes kernels for the network, which needs a C++ compiler on the workers.
+        compile: Whether ``torch.compile`` makes kernels for the network, which needs a C++ compiler (g++) and
+            Python's headers on the workers.
         loss: None: the first of its task. Of a classification ``"cross_entropy"``, ``"focal"`` (rows that are right
             already count less: Lin et al. 2017), ``"binary_cross_entropy"`` (of two classes, with one output),
             ``"ordinal"`` (classes have an order: that of the scores); of several labels ``"binary_cross_entropy"`` or

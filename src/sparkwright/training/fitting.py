@@ -162,6 +162,8 @@ def training_steps(
         )
     if population.unseen:
         emit(Warned(_unseen(population.unseen)))
+    for remark, count in population.census.remarks.items():
+        emit(Warned(f"{count:,} {remark}."))
     seconds: dict[str, float] = {}
     if saved is None or saved.phase == "selection":
         validation = VALIDATION if population.validated else None

@@ -23,6 +23,7 @@ from sparkwright.training.estimators.networks import NetworkClassifier, NetworkR
 from sparkwright.training.estimators.params import (
     NamedParams,
     anything,
+    naming,
     number_or_none,
     param,
     under_params,
@@ -189,7 +190,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         config, run = self._config(checked), self.getOrDefault(self.runDir)
         if run is not None:
             _check_same(run, dataset, config, checked)
-        with estimator.listening() as emit:
+        with estimator.listening() as emit, naming(estimator.regressor):
             found = search_rows(
                 dataset,
                 config,

@@ -32,7 +32,15 @@ from sparkwright.training.estimators.models import (
     TrainedModel,
     to_model,
 )
-from sparkwright.training.estimators.params import SHARED, TrainingParams, anything, numbers, param, whole_or_none
+from sparkwright.training.estimators.params import (
+    SHARED,
+    TrainingParams,
+    anything,
+    naming,
+    numbers,
+    param,
+    whole_or_none,
+)
 from sparkwright.training.rows.columns import Columns, Payload, arrow_schema, column_problems
 from sparkwright.training.rows.population import invalid_problems
 from sparkwright.training.subject import Subject
@@ -144,7 +152,8 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
                 '`fit` takes one table, with the labels in it: fit({"features": x, "label": y}). The second argument '
                 f"overrides Params; it is {type(params).__name__}."
             )
-        return super().fit(dataset, params)
+        with naming(self.regressor):
+            return super().fit(dataset, params)
 
     @contextmanager
     def listening(self) -> Iterator[Emit]:

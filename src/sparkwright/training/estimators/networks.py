@@ -39,6 +39,7 @@ class _NetworkEstimator(TrainingEstimator):
     """What classifier and regressor share."""
 
     # The network may have random weights too, which come with no statistics.
+    regressor: ClassVar[str] = "NetworkRegressor"
     usual: ClassVar[TrainingConfig] = FINETUNING.replace(learning_rate=3e-4, weight_average=None, batch_norm="averaged")
 
     network = param("network", "network to train: a Network, its name or its path", _to_network)

@@ -3,19 +3,21 @@
 # ruff: noqa: N815  Params are camelCase
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from pyspark.ml.param import Param, Params, TypeConverters
 
 from sparkwright.errors import InputError, NameUnknownError, did_you_mean
-from sparkwright.training.config import TrainingConfig
+from sparkwright.training.config import REGRESSION, TrainingConfig
 
 __all__ = [
     "SHARED",
     "NamedParams",
     "TrainingParams",
     "anything",
+    "naming",
     "number_or_none",
     "numbers",
     "param",
@@ -141,9 +143,17 @@ class NamedParams(Params):
 
 
 class TrainingParams(NamedParams):
-    """What every estimator of the library can be set to. The Params' defaults are those of `TrainingConfig`."""
+    """What every estimator of the library can be set to. The Params' defaults are those of `TrainingConfig`.
+
+    Attributes:
+        task: What it trains for.
+        regressor: The estimator that trains the same for a regression.
+        usual: What the Params are that nobody sets.
+        fields: Param → field of `TrainingConfig`.
+    """
 
     task: ClassVar[str]
+    regressor: ClassVar[str] = "MLPRegressor"
     usual: ClassVar[TrainingConfig] = TrainingConfig()
     fields: ClassVar[dict[str, str]] = SHARED
 
@@ -224,6 +234,19 @@ class TrainingParams(NamedParams):
         except InputError as error:
             problems = under_params(error.problems, self.fields)
             raise InputError.listing(f"{type(self).__name__} cannot train like this", problems) from None
+
+
+@contextmanager
+def naming(regressor: str) -> Iterator[None]:
+    """Let errors inside that advise a regression name the estimator that trains one."""
+    try:
+        yield
+    except InputError as error:
+        if REGRESSION not in str(error):
+            raise
+        told = type(error)(str(error).replace(REGRESSION, f"`{regressor}`"))
+        told.problems = tuple(problem.replace(REGRESSION, f"`{regressor}`") for problem in error.problems)
+        raise told from None
 
 
 def under_params(problems: Sequence[str], fields: Mapping[str, str]) -> list[str]:

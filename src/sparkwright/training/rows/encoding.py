@@ -4,10 +4,10 @@ A row's hash says which replica trains on it and when, so that neither partition
 runs with Spark, on executors, and without.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sparkwright.data.local import join_numbers, numbers_of
-from sparkwright.training.config import TrainingConfig, label_text
+from sparkwright.training.config import REGRESSION, TrainingConfig, label_text
 from sparkwright.training.rows.columns import SIDES, Columns, Payload, label_kind
 
 __all__ = ["ENCODED", "ENCODED_DDL", "TRAIN", "VALIDATION", "Encoding", "label_of"]
@@ -24,7 +24,7 @@ TRAIN, VALIDATION = 0, 1
 
 ENCODED_DDL = (
     "worker int, replica int, key bigint, side tinyint, features binary, label array<string>, target double, "
-    "targets binary, weight float, problem string"
+    "targets binary, weight float, problem string, example string"
 )
 """What `Encoding` gives, as Spark writes it. Features are a row's payload: numbers as float32, because Spark moves
 arrays number by number; or the bytes of a file or a text as they are. Of several outputs the labels are as `label_of`
@@ -43,18 +43,23 @@ ENCODED = pa.schema(
         pa.field("targets", pa.binary()),
         pa.field("weight", pa.float32()),
         pa.field("problem", pa.string()),
+        pa.field("example", pa.string()),
     ]
 )
 
 _LABELS = ENCODED.field("label").type
 _NULL = pa.scalar(None, pa.binary())
+_COLUMNS_SHOWN = 3  # of a row that cannot be trained on
+_ITEMS_SHOWN = 4  # of an array
+_HALF_SHOWN = 30  # characters at either end of a text
 
 
 @dataclass(frozen=True)
 class Encoding:
     """Encodes batches; small and picklable, so that Spark takes it as the function of a stage.
 
-    A row that cannot be trained on keeps its place, without features and with a `problem`.
+    A row that cannot be trained on keeps its place, without features, with a `problem` in words that all such rows
+    share, and as an `example` the values that tell it from others.
 
     Args:
         columns: Where to find what.
@@ -95,7 +100,7 @@ class Encoding:
 
     def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the batch's rows, in their order, in the columns of `ENCODED`."""
-        problems = _Problems(batch.num_rows)
+        problems = _Problems(batch, self.columns.names)
         side = self._sides(batch, problems)
         labels, targets = self._labels_of_outputs(batch, problems) if self.outputs else self._labels(batch, problems)
         weight = self._weights(batch, problems)
@@ -105,7 +110,7 @@ class Encoding:
             # A row's replica is the rest of its key by their number; what decides here are the key's highest bits.
             low = key.view(np.uint64) < np.uint64(self.validation_fraction * 2**64)
             side[low & (side == TRAIN)] = VALIDATION
-        problem = problems.array()
+        problem, example = problems.arrays()
         good = pc.is_null(problem)
         replica[~good.to_numpy(zero_copy_only=False)] = 0
         return pa.record_batch(
@@ -120,6 +125,7 @@ class Encoding:
                 _packed(targets) if self.outputs else pa.nulls(len(targets), pa.binary()),
                 pa.array(weight),
                 problem,
+                example,
             ],
             schema=ENCODED,
         )
@@ -131,15 +137,15 @@ class Encoding:
         side: NDArray[np.int8] = (
             pc.fill_null(pc.index_in(names, pa.array(SIDES)), -1).to_numpy(zero_copy_only=False).astype(np.int8)
         )
-        for row in np.flatnonzero(side < 0):
-            value = names[row].as_py()
-            problems.add([row], f"`{self.columns.split}` is {value!r}, not one of {', '.join(SIDES)}")
+        null = names.is_null().to_numpy(zero_copy_only=False)
+        problems.add(np.flatnonzero(null), "is null", self.columns.split)
+        problems.add(np.flatnonzero((side < 0) & ~null), f"is none of {', '.join(SIDES)}", self.columns.split)
         return side
 
     def _labels(self, batch: pa.RecordBatch, problems: "_Problems") -> tuple[pa.ListArray, NDArray[np.float64]]:
         """Return each row's labels as text: one in a classification, null in a regression; and the targets."""
         name, column = self.columns.label, batch.column(self.columns.label)
-        problems.add(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), f"`{name}` is null")
+        problems.add(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)), "is null", name)
         return self._read_labels(column, problems)
 
     def _labels_of_outputs(
@@ -161,8 +167,8 @@ class Encoding:
             found = labels.to_pylist()
             for row in np.flatnonzero(there).tolist():
                 own[row] += [label_of(name), *(label_of(name, label) for label in found[row] or ())]
-        named = ", ".join(f"`{column}`" for column in self.columns.labels)
-        problems.add(np.flatnonzero(np.isnan(targets).all(1)), f"{named} are null: no output has a label")
+        without = np.flatnonzero(np.isnan(targets).all(1))
+        problems.add(without, "are null: no output has a label", *self.columns.labels)
         return pa.array(own, _LABELS), targets
 
     def _read_labels(self, column: pa.Array, problems: "_Problems") -> tuple[pa.ListArray, NDArray[np.float64]]:
@@ -174,15 +180,15 @@ class Encoding:
             return _one_each(column.cast(pa.string())), nothing
         numbers = np.array(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
         missing = column.is_null().to_numpy(zero_copy_only=False)
-        problems.add(np.flatnonzero(~np.isfinite(numbers) & ~missing), f"`{name}` is NaN or infinite")
+        problems.add(np.flatnonzero(~np.isfinite(numbers) & ~missing), "is NaN or infinite", name)
         finite = np.isfinite(numbers)
         numbers[~finite] = 0
         if self.task == "regression":
             if self.counts:
-                problems.add(np.flatnonzero(numbers < 0), f"`{name}` is negative, and a Poisson loss takes counts")
+                problems.add(np.flatnonzero(numbers < 0), "is negative, and a Poisson loss takes counts", name)
             return pa.nulls(len(column), _LABELS), numbers
         broken = finite & (numbers != np.round(numbers))
-        problems.add(np.flatnonzero(broken), f"`{name}` is no whole number (for regression use MLPRegressor)")
+        problems.add(np.flatnonzero(broken), f"is no whole number (for regression use {REGRESSION})", name)
         return _one_each(pa.array([str(int(number)) for number in numbers], pa.string())), nothing
 
     def _label_sets(self, column: pa.Array, problems: "_Problems") -> pa.ListArray:
@@ -191,7 +197,7 @@ class Encoding:
         for row, labels in enumerate(column.to_pylist()):
             wrong = {"null" for label in labels or () if label is None}
             wrong |= {"no whole number" for label in labels or () if isinstance(label, float) and label % 1 != 0}
-            problems.add([row] if wrong else [], f"`{name}` holds {' and '.join(sorted(wrong))}")
+            problems.add([row] if wrong else [], f"holds {' and '.join(sorted(wrong))}", name)
             sets.append(None if labels is None or wrong else sorted({label_text(label) for label in labels}))
         return pa.array(sets, _LABELS)
 
@@ -201,7 +207,7 @@ class Encoding:
         column = batch.column(self.columns.weight).cast(pa.float32())
         weight = np.array(column.to_numpy(zero_copy_only=False), np.float32)
         wrong = ~np.isfinite(weight) | (weight < 0)
-        problems.add(np.flatnonzero(wrong), f"`{self.columns.weight}` is null, negative, NaN or infinite")
+        problems.add(np.flatnonzero(wrong), "is null, negative, NaN or infinite", self.columns.weight)
         weight[wrong] = 0
         return weight
 
@@ -212,8 +218,8 @@ class Encoding:
         null = column.is_null().to_numpy(zero_copy_only=False)
         column = pc.fill_null(column, b"") if null.any() else column
         empty = pc.equal(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
-        problems.add(np.flatnonzero(null), f"`{name}` is null")
-        problems.add(np.flatnonzero(empty & ~null), f"`{name}` is empty")
+        problems.add(np.flatnonzero(null), "is null", name)
+        problems.add(np.flatnonzero(empty & ~null), "is empty", name)
         return column
 
     def _numbers(self, batch: pa.RecordBatch, problems: "_Problems") -> pa.BinaryArray:
@@ -273,25 +279,50 @@ def _check_numbers(
     """Note the rows in which a column does not hold what features must be."""
     bad = np.flatnonzero(~np.isfinite(values))
     if not pa.types.is_nested(column.type):
-        problems.add(bad, f"`{name}` is null, NaN or infinite")
+        problems.add(bad, "is null, NaN or infinite", name)
         return
     missing = column.is_null().to_numpy(zero_copy_only=False)
-    problems.add(np.flatnonzero(missing), f"`{name}` is null")
-    problems.add(np.flatnonzero(~missing & (lengths == 0)), f"`{name}` is empty")
+    problems.add(np.flatnonzero(missing), "is null", name)
+    problems.add(np.flatnonzero(~missing & (lengths == 0)), "is empty", name)
     if len(bad):
         rows = np.unique(np.searchsorted(np.cumsum(lengths), bad, side="right"))
-        problems.add(rows, f"`{name}` holds NaN, infinity or null")
+        problems.add(rows, "holds NaN, infinity or null", name)
 
 
 class _Problems:
-    """The first problem of each row."""
+    """The first problem of each row of a batch, and what tells the row from others."""
 
-    def __init__(self, rows: int) -> None:
-        self._texts: list[str | None] = [None] * rows
+    def __init__(self, batch: pa.RecordBatch, names: Sequence[str]) -> None:
+        self._batch, self._names = batch, names
+        self._texts: list[str | None] = [None] * batch.num_rows
+        self._examples: list[str | None] = [None] * batch.num_rows
 
-    def add(self, rows: Any, text: str) -> None:
+    def add(self, rows: Iterable[int], what: str, *named: str) -> None:
+        """Note what some columns are, or hold, in some rows."""
+        text = f"{', '.join(f'`{name}`' for name in named)} {what}"
         for row in rows:
-            self._texts[row] = self._texts[row] or text
+            if self._texts[row] is None:
+                self._texts[row], self._examples[row] = text, self._example(row, named)
 
-    def array(self) -> pa.Array:
-        return pa.array(self._texts, pa.string())
+    def arrays(self) -> tuple[pa.Array, pa.Array]:
+        """Return problems and examples, null for rows that can be trained on."""
+        return pa.array(self._texts, pa.string()), pa.array(self._examples, pa.string())
+
+    def _example(self, row: int, named: Sequence[str]) -> str:
+        """Return the row's first values that are not null, of the columns at fault before others."""
+        values = ((name, self._batch.column(name)[row]) for name in dict.fromkeys((*named, *self._names)))
+        there = (f"`{name}` {_shown(value)}" for name, value in values if value.is_valid)
+        return ", ".join(islice(there, _COLUMNS_SHOWN))
+
+
+def _shown(value: pa.Scalar) -> str:
+    """Return a value for a message: the beginning of an array, beginning and end of a text, the size of a file."""
+    if isinstance(value, pa.ListScalar):
+        items = [_shown(item) if item.is_valid else "null" for item in value.values[:_ITEMS_SHOWN]]
+        return f"[{', '.join([*items, '…'] if len(value.values) > _ITEMS_SHOWN else items)}]"
+    plain = value.as_py()
+    if isinstance(plain, bytes):
+        return f"{len(plain):,} bytes"
+    if isinstance(plain, str) and len(plain) > 2 * _HALF_SHOWN:  # a path is told by its end
+        plain = f"{plain[:_HALF_SHOWN]}…{plain[-_HALF_SHOWN:]}"
+    return repr(plain) if isinstance(plain, str) else f"{plain:.6g}" if isinstance(plain, float) else str(plain)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from sparkwright.errors import ColumnError, InputError, did_you_mean
-from sparkwright.training.config import TrainingConfig
+from sparkwright.training.config import REGRESSION, TrainingConfig
 from sparkwright.training.rows.columns import Columns, LabelKind, LabelKinds
 from sparkwright.training.rows.store import Census
 
@@ -203,7 +203,7 @@ def _classes(
     if len(names) > (most := MOST_LABELS if config.task == "multilabel" else MOST_CLASSES):
         raise InputError(
             f"`{columns.label}` has {len(names):,} different labels; at most {most:,} are taken. For numbers "
-            "use MLPRegressor."
+            f"use {REGRESSION}."
         )
     if config.task == "classification" and len(names) > 2:
         if config.objective == "binary_cross_entropy":

@@ -27,6 +27,7 @@ from sparkwright.training.rows.kept import Raw
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from PIL.Image import Image
 
 __all__ = ["NUMBERS", "Draw", "ImageReader", "Inputs", "NumberReader", "Reader", "forward", "make_reader"]
 
@@ -114,29 +115,36 @@ class Reader(ABC):
         """Return what tells a row from others in a message; empty where nothing short does."""
         return ""
 
-    def read_all(self, payloads: "pa.BinaryArray") -> tuple[list[NDArray[Any] | None], list[tuple[str, str]]]:
-        """Return what is kept of each row, None where it cannot be read; and for each such row why, twice.
+    def read_all(
+        self, payloads: "pa.BinaryArray"
+    ) -> tuple[list[NDArray[Any] | None], list[tuple[str, str]], list[str]]:
+        """Return what is kept of each row, None where it cannot be read; for each such row why, twice; and remarks.
 
-        First in the words that all rows of its kind share, then in those of this row. Payloads that are null count as
-        unreadable.
+        Why is said first in the words that all rows of its kind share, then in those of this row; so are remarks, on
+        rows that can be read. Payloads that are null count as unreadable.
         """
         kept: list[NDArray[Any] | None] = []
-        problems = []
-        for place, row in enumerate(self._read_each(payload.as_py() for payload in payloads)):
+        problems, remarks = [], []
+        for place, (row, remark) in enumerate(self._read_each(payload.as_py() for payload in payloads)):
             if isinstance(row, ContentError):
                 named, told = self.name(payloads[place].as_py()), str(row)
                 told = f"{named}: {told}" if named and named not in told else told
                 problems.append((f"the {self.noun} cannot be read ({row.kind})", told))
             kept.append(None if isinstance(row, ContentError) else row)
-        return kept, problems
+            remarks += [remark] if remark else []
+        return kept, problems, remarks
 
-    def _read_each(self, payloads: Iterable[bytes]) -> Iterable[NDArray[Any] | ContentError]:
-        """Yield what `read` gives or raises, in order."""
+    def _read_each(self, payloads: Iterable[bytes]) -> "Iterable[_Read]":
+        """Yield what `read` gives or raises, in order, with a remark on it."""
         for payload in payloads:
             try:
-                yield self.read(payload)
+                yield self.read(payload), ""
             except ContentError as error:
-                yield error
+                yield error, ""
+
+
+_Read = tuple[NDArray[Any] | ContentError, str]
+"""What is kept of a row, or why nothing is; and a remark on it, mostly empty."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +202,10 @@ class ImageReader(Reader):
         return payload.decode(errors="replace") if self.located else ""
 
     def read(self, payload: bytes) -> NDArray[np.uint8]:
-        if self.located:
-            payload = read_file(payload.decode(), _LARGEST_FILE)
-        return self.preprocessing.crop(payload)
+        return self.preprocessing.cut(self._decoded(payload))
+
+    def _decoded(self, payload: bytes) -> "Image":
+        return self.preprocessing.decode(read_file(payload.decode(), _LARGEST_FILE) if self.located else payload)
 
     def batch(self, raw: Raw, keys: NDArray[np.int64], draw: Draw | None) -> Tensor:
         augmentation = self.preprocessing.augmentation
@@ -217,15 +226,25 @@ class ImageReader(Reader):
             return None
         return augmentation.mixing(rows, _generator(draw.seed, draw.replica, draw.step, rows))
 
-    def _read_each(self, payloads: Iterable[bytes]) -> Iterable[NDArray[Any] | ContentError]:
+    def _read_each(self, payloads: Iterable[bytes]) -> Iterable[_Read]:
         with ThreadPoolExecutor(_READ_AT_ONCE, "photos") as threads:
             yield from threads.map(self._read_or_error, payloads)
 
-    def _read_or_error(self, payload: bytes) -> NDArray[np.uint8] | ContentError:
+    def _read_or_error(self, payload: bytes) -> _Read:
         try:
-            return self.read(payload)
+            image = self._decoded(payload)
+            return self.preprocessing.cut(image), self._remark(image)
         except ContentError as error:
-            return error
+            return error, ""
+
+    def _remark(self, image: "Image") -> str:
+        if not self.preprocessing.loses_edges(image):
+            return ""
+        height, width = self.preprocessing.size
+        return (
+            f"photos are larger than the network's input, {width} x {height}, and lose all but their centre, because "
+            "the preprocessing does not resize (`resize` is 'none'; 'short' or 'exact' would)"
+        )
 
 
 _READ_AT_ONCE = 4  # photos: while one is decoded others wait for their file

@@ -89,6 +89,7 @@ class Census:
         problems: What is wrong → rows.
         examples: What is wrong → what is wrong with one of them: the same one whatever their order.
         keys: Side → sum of the rows' keys, whatever their order.
+        remarks: What is to be told of rows that can be trained on → rows.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -97,12 +98,14 @@ class Census:
     problems: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     keys: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Census") -> None:
         """Add another's counts."""
         self.rows.update(other.rows)
         self.widths.update(other.widths)
         self.problems.update(other.problems)
+        self.remarks.update(other.remarks)
         for problem, example in other.examples.items():
             self._keep(problem, example)
         self.keys.update(other.keys)
@@ -145,7 +148,7 @@ class Census:
         """Rebuild from `to_json`."""
         data = json.loads(text)
         labels = {side: Counter(counts) for side, counts in data["labels"].items()}
-        plain = {name: Counter(data[name]) for name in ("rows", "widths", "problems", "keys")}
+        plain = {name: Counter(data[name]) for name in ("rows", "widths", "problems", "keys", "remarks")}
         return Census(labels=labels, examples=data["examples"], **plain)
 
 
@@ -184,7 +187,9 @@ class Store:
 
     def _add(self, batch: pa.RecordBatch) -> None:
         good = batch.filter(batch["problem"].is_null())
-        self.census.problems.update(text for text in batch["problem"].drop_null().to_pylist())
+        bad = batch.filter(batch["problem"].is_valid())
+        for problem, example in zip(bad["problem"].to_pylist(), bad["example"].to_pylist(), strict=True):
+            self.census.note(problem, example)
         if not good.num_rows:
             return
         x: Raw
@@ -194,13 +199,14 @@ class Store:
                 return
             x = numbers
         else:
-            rows, problems = self._reader.read_all(good["features"])
+            rows, problems, remarks = self._reader.read_all(good["features"])
+            self.census.remarks.update(remarks)
             for problem, example in problems:
                 self.census.note(problem, example)
             if problems:
                 good = good.filter(pa.array([row is not None for row in rows]))
             x = [row for row in rows if row is not None]
-        rest, replica = good.drop_columns(["features"]), good["replica"].to_numpy()
+        rest, replica = good.drop_columns(["features", "problem", "example"]), good["replica"].to_numpy()
         for number in np.unique(replica).tolist():
             mine = np.flatnonzero(replica == number)
             own = x[mine] if isinstance(x, np.ndarray) else [x[row] for row in mine.tolist()]
