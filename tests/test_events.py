@@ -23,6 +23,7 @@ from sparkwright.events import (
     Event,
     EventFile,
     LayersMeasured,
+    PhotosAugmented,
     Progress,
     RunEnded,
     RunStarted,
@@ -60,6 +61,7 @@ EVENTS = [
     SearchAdvanced(2, 4, 95.0),
     Warned("Ünïcode, a\nline break and \u2028 too"),
     RunEnded(ok=True, metrics={"test": {"accuracy": 0.9}}),
+    PhotosAugmented("/9j/4AAQ"),
 ]
 
 

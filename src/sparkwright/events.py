@@ -40,6 +40,7 @@ __all__ = [
     "Event",
     "EventFile",
     "LayersMeasured",
+    "PhotosAugmented",
     "Progress",
     "RunEnded",
     "RunStarted",
@@ -225,6 +226,16 @@ class LayersMeasured(Event):
 
 
 @dataclass(frozen=True)
+class PhotosAugmented(Event):
+    """Some training photos as augmentation changes them, side by side; told when a training begins.
+
+    `sheet` is a JPEG in base64, of about a hundred kilobytes.
+    """
+
+    sheet: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class WorkerLost(Event):
     """Why workers that train together had to stop, as each of those that are left tells it."""
 
@@ -241,9 +252,13 @@ class TrainingRefused(Event):
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something that the user should know and that stops nothing."""
+    """Something that the user should know and that stops nothing.
+
+    `about` is the section of the report that it stands in (``"layers"``); empty: in none of its own.
+    """
 
     message: str
+    about: str = ""
 
 
 @dataclass(frozen=True)

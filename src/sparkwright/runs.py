@@ -8,7 +8,6 @@
       metrics.json    what came out
       report.html, model/, features/, predictions/
       wrong.json      of photos: those that the model was most sure of, and wrong about, made small
-      augmented.jpg   of photos: some as augmentation changes them
       checkpoints/    of the training, until the run has ended well
       tuning/         of a search: what it goes on from, and Optuna's journal
       trials.json     of a search: all that it tried
@@ -16,11 +15,16 @@
       importance.json of a search: how much each parameter matters, for its report
 
 One process at a time works in it. The folder may lie anywhere `sparkwright.storage` writes. Events of a run that
-is not on this machine's disk are kept in a temporary file and copied at the end of every stage.
+is not on this machine's disk are kept in a temporary file and copied every half minute, and at the end of every stage.
+The report is written from what the folder holds, however the run ended: no Spark, so that it can be written again
+anywhere.
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -30,7 +34,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sparkwright import storage
-from sparkwright.errors import ExistsError, InputError, NotFoundError, differences
+from sparkwright.errors import ExistsError, InputError, NotFiniteError, NotFoundError, differences
+from sparkwright.evaluation.report import RunRecord, Thumbnail, write_report
+from sparkwright.evaluation.report.tuning import SearchRecord, measure_importance
 from sparkwright.events import (
     Bus,
     Event,
@@ -47,9 +53,11 @@ from sparkwright.locks import LOCK, locked
 from sparkwright.models import library_versions
 
 __all__ = [
-    "AUGMENTED",
     "CHECKPOINTS",
+    "CONFIG",
+    "FIT",
     "IMPORTANCE",
+    "METRICS",
     "SPACE",
     "THUMBNAILS",
     "TRIALS",
@@ -57,22 +65,30 @@ __all__ = [
     "Run",
     "check_folder",
     "read_run",
+    "write_run_report",
 ]
+
+log = logging.getLogger(__name__)
 
 CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.json", "checkpoints"
 TUNING, TRIALS, SPACE, IMPORTANCE = "tuning", "trials.json", "space.json", "importance.json"
-THUMBNAILS, AUGMENTED = "wrong.json", "augmented.jpg"
+THUMBNAILS, REPORT = "wrong.json", "report.html"
 
-_MADE = (EVENTS, METRICS, CHECKPOINTS, TUNING, TRIALS, SPACE, IMPORTANCE, THUMBNAILS, AUGMENTED)
+FIT = "fit"
+"""What runs where Python asked for a training alone. It makes no model in the folder: one there is the user's."""
+
+_MADE = (EVENTS, METRICS, REPORT, CHECKPOINTS, TUNING, TRIALS, SPACE, IMPORTANCE, THUMBNAILS)
+_FLUSH_S = 30.0
 
 
 class Run:
-    """An open run; a context manager that records how it ended.
+    """An open run; a context manager that records how it ended, and writes the report.
 
     Args:
         uri: The folder; it is made.
         command: What runs (``"transfer"``).
         config: What was asked for, as JSON can hold it.
+        shell: The shell command that repeats it; empty where there is none.
         overwrite: Begin anew in a folder that holds a run; features are kept, because they are found by content.
         resume: Go on in a folder that holds a run of the same configuration.
         sinks: More listeners to the run's events, such as a progress bar.
@@ -89,6 +105,7 @@ class Run:
         command: str,
         config: Mapping[str, Any],
         *,
+        shell: str = "",
         overwrite: bool = False,
         resume: bool = False,
         sinks: Sequence[Sink] = (),
@@ -96,7 +113,7 @@ class Run:
         self.uri = storage.to_uri(uri)
         self.seconds: dict[str, float] = {}
         self.metrics: dict[str, Any] = {}
-        document = {"command": command, "config": dict(config), "versions": library_versions()}
+        document = {"command": command, "shell": shell, "config": dict(config), "versions": library_versions()}
         document = json.loads(json.dumps(document))  # tuples become lists, so that it compares with what is on disk
         check_folder(uri, overwrite=overwrite, resume=resume)
         with contextlib.ExitStack() as stack:
@@ -106,6 +123,9 @@ class Run:
             self._lock = stack.pop_all()
         self._staging = None if storage.is_local(self.uri) else Path(tempfile.mkdtemp(prefix="sparkwright-run-"))
         self._event_path = (self._staging or Path(self.uri.removeprefix("file://"))) / EVENTS
+        self._flushed = time.monotonic()
+        if self._staging is not None and storage.exists(self.path(EVENTS)):  # of the attempts before this one
+            self._event_path.write_bytes(storage.read_bytes(self.path(EVENTS)))
         self._file = EventFile(self._event_path)
         self._bus = Bus([self._file, *sinks, self._copy_events])
         self.emit(RunStarted(command, document["config"]))
@@ -137,22 +157,25 @@ class Run:
         """Put the events so far where the run lies."""
         if self._staging is not None:
             storage.upload(self._event_path, self.path(EVENTS))
+            self._flushed = time.monotonic()
 
     def _prepare(self, document: dict[str, Any], *, overwrite: bool, resume: bool) -> None:
         """Make the folder ready for this run."""
         if resume and storage.exists(self.path(CONFIG)):
             differences = _differences(json.loads(storage.read_bytes(self.path(CONFIG))), document)
             if differences:
+                anew = "remove it" if document["command"] == FIT else "pass overwrite=True (--overwrite)"
                 raise InputError(
                     f"{self.uri} holds a run of another configuration, which cannot be resumed. Differences (there → "
-                    f"now): {'; '.join(differences)}. Choose another folder, or pass overwrite=True (--overwrite)."
+                    f"now): {'; '.join(differences)}. Choose another folder, or {anew}."
                 )
         elif overwrite:
-            for name in (*_MADE, "report.html", "model", "predictions"):
+            for name in (*_MADE, *(() if document["command"] == FIT else ("model", "predictions"))):
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:
-        if isinstance(stamped.event, StageEnded | RunEnded):
+        late = time.monotonic() - self._flushed > _FLUSH_S
+        if late or isinstance(stamped.event, StageEnded | RunEnded):
             self.flush()
 
     def __enter__(self) -> Self:
@@ -168,10 +191,24 @@ class Run:
             shutil.rmtree(self._staging, ignore_errors=True)
         if error is None:
             storage.remove(self.path(CHECKPOINTS))
-        self._lock.close()
         # Input that was refused before anything was made must not stand in the way of the corrected command.
-        if isinstance(error, InputError) and set(storage.list_files(self.uri)) <= {CONFIG, EVENTS}:
+        refused = isinstance(error, InputError) and not isinstance(error, NotFiniteError)
+        try:
+            refused = refused and set(storage.list_files(self.uri)) <= {CONFIG, EVENTS, LOCK}
+            if not refused:
+                self._report(failed=error is not None)
+        finally:
+            self._lock.close()
+        if refused:
             storage.remove(self.uri)
+
+    def _report(self, *, failed: bool) -> None:
+        try:
+            write_run_report(self.uri)
+        except Exception:
+            if not failed:
+                raise
+            log.exception("The report of %s, which failed, cannot be written", self.uri)  # why it did is to be told
 
 
 def check_folder(uri: str, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -215,3 +252,46 @@ def read_run(uri: str) -> tuple[dict[str, Any], dict[str, Any], list[Stamped]]:
     metrics = json.loads(read(METRICS)) if METRICS in names else {}
     events = read_events(read(EVENTS).split("\n")) if EVENTS in names else []
     return json.loads(read(CONFIG)), metrics, events
+
+
+def write_run_report(run: str) -> str:
+    """Write ``report.html`` of a run from what its folder holds, without Spark; return its URI.
+
+    A run that failed, or has not ended, has the sections for which there is something.
+
+    Raises:
+        NotFoundError: there is no run.
+    """
+    document, metrics, events = read_run(run)
+    wrong = storage.join(run, THUMBNAILS)
+    thumbnails = json.loads(storage.read_bytes(wrong)) if storage.exists(wrong) else []
+    record = RunRecord(
+        title=run.rstrip("/").rsplit("/", 1)[-1],
+        config=document["config"],
+        metrics=metrics,
+        events=events,
+        versions=document["versions"],
+        command=document.get("shell", ""),
+        thumbnails=[Thumbnail.from_dict(data) for data in thumbnails],
+        search=_searched(run, metrics),
+        created=events[-1].time if events else "",
+    )
+    path = storage.join(run, REPORT)
+    storage.write_bytes(path, write_report(record).encode())
+    return path
+
+
+def _searched(run: str, metrics: Mapping[str, Any]) -> SearchRecord | None:
+    """Return the search that the run did, with its parameters' importance, which the run's folder keeps."""
+    trials, kept = storage.join(run, TRIALS), storage.join(run, IMPORTANCE)
+    if not storage.exists(trials):
+        return None
+    content = storage.read_bytes(trials)
+    optimism = (metrics.get("search") or {}).get("optimism")
+    search = SearchRecord.from_dict({**json.loads(content), "optimism": optimism})
+    digest = hashlib.sha256(content).hexdigest()
+    known = json.loads(storage.read_bytes(kept)) if storage.exists(kept) else {}
+    if known.get("trials") != digest:  # a search that went on has other trials
+        known = {"trials": digest, "importance": measure_importance(search)}
+        storage.write_bytes(kept, json.dumps(known, indent=2, ensure_ascii=False).encode())
+    return dataclasses.replace(search, importance=known["importance"])

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from sparkwright.errors import InputError
 from sparkwright.events import Sink
 from sparkwright.labelled import Fractions, TableRows
-from sparkwright.run_report import write_run_report
-from sparkwright.runs import Run, check_folder
+from sparkwright.runs import CHECKPOINTS, METRICS, Run, check_folder
+from sparkwright.shell_command import shell_command
 from sparkwright.training.checkpoints import CHECKPOINT_S
-from sparkwright.training.cluster.fit import TrainingResult, train
+from sparkwright.training.cluster.fit import train
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators.models import to_model
 from sparkwright.transfer import TransferResult
@@ -64,7 +64,8 @@ def train_table(
         )
     asked = {"features": table, "columns": list(columns), "label": label, "split": split, "seed": training.seed}
     config = {**asked, "training": training.to_dict()}
-    with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+    shell = shell_command("train", config, out)
+    with Run(out, "train", config, shell=shell, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         with run.stage("table"):
             rows = TableRows.open(spark, table, columns, label, split, seed=training.seed, emit=run.emit)
             rows.require_test()
@@ -76,26 +77,19 @@ def train_table(
                 features=columns,
                 label=label,
                 split="split",
-                run=run.uri,
+                checkpoints=run.path(CHECKPOINTS),  # until the run has ended: what comes now may fail
                 checkpoint_s=checkpoint_s,
-                keep_checkpoints=True,  # until the run has ended: what comes now may fail
                 emit=run.emit,
             )
         model = to_model(trained)
         model = model.replace(lineage={**model.lineage, "config": config})
         with run.stage("predictions"):
             test = rows.test(model, run, data)
-        metrics: dict[str, Any] = {"validation": _validation(trained), "test": test, "data": data}
+        metrics: dict[str, Any] = {"validation": trained.validated, "test": test, "data": data}
         with run.stage("model"):
             model = model.replace(metrics={side: metrics[side] for side in ("validation", "test")})
             model.save(run.path("model"), overwrite=True)
         metrics["seconds"] = dict(run.seconds)
         run.metrics = {"test": {"accuracy": test["accuracy"]}}
-        run.write("metrics.json", metrics)
-        write_run_report(run.uri)
+        run.write(METRICS, metrics)
     return TransferResult(run.uri, model, metrics)
-
-
-def _validation(trained: TrainingResult) -> dict[str, Any]:
-    rows, epoch = trained.rows.get("validation", 0), trained.best_epoch
-    return {**trained.validation, "rows": rows, "epoch": epoch, "temperature": trained.temperature}

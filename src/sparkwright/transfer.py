@@ -24,10 +24,9 @@ from sparkwright.networks.augmentation import Augmentation
 from sparkwright.networks.catalogue import load_network
 from sparkwright.networks.network import Network
 from sparkwright.networks.preprocessing import Preprocessing
-from sparkwright.report_photos import keep_augmented
-from sparkwright.run_report import write_run_report
-from sparkwright.runs import CHECKPOINTS, Run, check_folder
+from sparkwright.runs import CHECKPOINTS, METRICS, Run, check_folder
 from sparkwright.scoring.features import featurize, rehearsal
+from sparkwright.shell_command import shell_command
 from sparkwright.training.checkpoints import CHECKPOINT_S
 from sparkwright.training.cluster.fit import TrainingResult, train
 from sparkwright.training.config import FINETUNING, TrainingConfig
@@ -158,8 +157,9 @@ def transfer(
         augmented = cut.preprocessing.augmentation if isinstance(cut.preprocessing, Preprocessing) else None
         config |= {"augmentation": augmented.to_dict()} if augmented else {}
     session.check_workers(spark)
-    with Run(out, "transfer", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
-        job = _Job(spark, run)
+    shell = shell_command("transfer", config, out)
+    with Run(out, "transfer", config, shell=shell, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+        job = _Job(run)
         with rehearsal(spark, cut, run.path("features")), job.stage("images"):
             sided, photos = read_sides(spark, images, labels, split, group, seed, run.emit)
         with job.stage("features", photos.files - photos.unmatched):
@@ -208,9 +208,10 @@ def train_features(
     training = training or TrainingConfig(refit=True)
     found = FeatureRows.open(spark, features)
     config = {"features": features, "seed": training.seed, "training": training.to_dict()}
-    with Run(out, "train", config, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+    shell = shell_command("train", config, out)
+    with Run(out, "train", config, shell=shell, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         lineage = {"features": found.features.manifest.key.to_dict(), "config": config}
-        model, metrics = _Job(spark, run).learn(found, training, None, lineage, None, checkpoint_s)
+        model, metrics = _Job(run).learn(found, training, None, lineage, None, checkpoint_s)
     return TransferResult(run.uri, model, metrics)
 
 
@@ -287,8 +288,7 @@ class _Finetuning:
 class _Job:
     """The steps of one transfer, and what they tell the run."""
 
-    def __init__(self, spark: "SparkSession", run: Run) -> None:
-        self._spark = spark
+    def __init__(self, run: Run) -> None:
         self._run = run
 
     def stage(self, name: str, total: int = 0) -> AbstractContextManager[None]:
@@ -305,7 +305,7 @@ class _Job:
         checkpoint_s: float,
         tuning: _Finetuning | None = None,
     ) -> tuple[Model, dict[str, Any]]:
-        """Train a head on the features, test it once, keep model, metrics and report in the run."""
+        """Train a head on the features, test it once, keep model and metrics in the run."""
         head_emit = self._run.emit if tuning is None else EpochsAsProgress(self._run.emit, "training")
         with self.stage("training"):
             features.require_test()
@@ -315,9 +315,8 @@ class _Job:
                 training,
                 split="split",
                 classes=classes,
-                run=self._run.uri,
+                checkpoints=self._run.path(CHECKPOINTS),  # until the run has ended: what comes now may fail
                 checkpoint_s=checkpoint_s,
-                keep_checkpoints=True,  # until the run has ended: what comes now may fail
                 emit=head_emit,
             )
         lineage = {**lineage, "data": features.fingerprint()}
@@ -346,14 +345,11 @@ class _Job:
             model.save(self._run.path("model"), overwrite=True)
         metrics["seconds"] = dict(self._run.seconds)
         self._run.metrics = {"test": {"accuracy": metrics["test"]["accuracy"]}}
-        self._run.write("metrics.json", metrics)
-        write_run_report(self._run.uri)
+        self._run.write(METRICS, metrics)
         return model, metrics
 
     def _finetune(self, model: Model, tuning: _Finetuning, checkpoint_s: float) -> TrainingResult:
         """Train network and head on the photos; those that could not be read are left out again."""
-        if isinstance(model.full.preprocessing, Preprocessing):
-            keep_augmented(self._spark, self._run, tuning.photos, model.full.preprocessing)
         with self.stage("finetuning"):
             return train(
                 tuning.photos,
@@ -362,9 +358,8 @@ class _Job:
                 split="split",
                 subject=WholeNetwork.of(model, train_from=tuning.train_from),
                 invalid="skip",
-                run=self._run.path(CHECKPOINTS, "finetuning"),
+                checkpoints=self._run.path(CHECKPOINTS, "finetuning"),
                 checkpoint_s=checkpoint_s,
-                keep_checkpoints=True,
                 emit=self._run.emit,
             )
 
@@ -383,14 +378,8 @@ class _Job:
             data["ignored"] = photos.ignored
         tested = features.test(model, self._run, data, photos=test)
         made = features.features
-        validation = {
-            **trained.validation,
-            "rows": trained.rows.get("validation", 0),
-            "epoch": trained.best_epoch,
-            "temperature": trained.temperature,
-        }
         return {
-            "validation": validation,
+            "validation": trained.validated,
             "test": tested,
             "data": data,
             "features": {"computed": made.computed, "reused": made.reused, "width": made.manifest.key.width},

@@ -17,7 +17,7 @@ from sparkwright.evaluation.report.tuning.importance import importance_section
 from sparkwright.evaluation.report.tuning.parameters import parameters_of
 from sparkwright.evaluation.report.tuning.pareto import front
 from sparkwright.evaluation.report.tuning.score import ScoreAxis
-from sparkwright.run_report import write_run_report
+from sparkwright.runs import write_run_report
 from sparkwright.training.config import TrainingConfig
 
 SECTIONS = [
@@ -280,7 +280,7 @@ def test_ticks_are_short_round_and_in_order():
 def test_a_runs_report_keeps_the_importance_until_the_trials_are_others(tmp_path, monkeypatch):
     measured = []
     found = {"method": "forest", "trials": 5, "shares": {"dropout": 1.0}, "explained": 0.9}
-    monkeypatch.setattr("sparkwright.run_report.measure_importance", lambda search: measured.append(search) or found)
+    monkeypatch.setattr("sparkwright.runs.measure_importance", lambda search: measured.append(search) or found)
     config = {"features": "features", "training": TrainingConfig().to_dict()}
     document = {"command": "train", "config": config, "versions": {}}
     metrics = {"seconds": {"training": 1.0}}

@@ -112,7 +112,7 @@ def test_a_fine_tuning_whose_driver_is_killed_goes_on_to_the_same_bits(
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 200
-            while not any(run.glob("checkpoints/finetuning/checkpoints/selection-00002-*/manifest.json")):
+            while not any(run.glob("checkpoints/finetuning/selection-00002-*/manifest.json")):
                 assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
                 time.sleep(0.005)

@@ -1,6 +1,7 @@
 """The estimators: Params, pipelines, saving and loading."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
 from sparkwright.errors import ColumnError, InputError, NameUnknownError
+from sparkwright.events import EpochEnded
 from sparkwright.models import Model
 from sparkwright.networks.mlp import mlp
+from sparkwright.runs import read_run
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators.heads import MLPClassifier, MLPRegressor
 from sparkwright.training.estimators.models import MLPClassificationModel
@@ -98,6 +101,21 @@ def test_labels_that_are_numbers_are_predicted_as_numbers(table: DataFrame) -> N
     predicted = model.transform(table).select("index", "prediction")
     assert dict(predicted.dtypes)["prediction"] == "double"
     assert predicted.where("index = prediction").count() > 190
+
+
+@pytest.mark.connect
+def test_a_training_in_a_run_folder_is_a_run_with_a_report(table: DataFrame, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    model = MLPClassifier(splitCol="split", epochs=2, batchSize=8, healthEvery=4, runDir=run).fit(table)
+    document, metrics, events = read_run(run)
+    assert document["config"]["columns"] == {"features": ["features"], "label": "label", "split": "split"}
+    assert metrics["validation"]["accuracy"] == model.history["validation_accuracy"][model.bestEpoch - 1]
+    assert metrics["rows"] == {"train": 150, "validation": 50}
+    assert [stamped.event.epoch for stamped in events if isinstance(stamped.event, EpochEnded)] == [1, 2]
+    assert events[-1].event.ok
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", page) == ["Learning", "Layers", "The run"]
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.connect

@@ -326,7 +326,9 @@ def test_a_training_that_was_interrupted_goes_on_in_its_run_folder(table: pd.Dat
     with pytest.raises(KeyboardInterrupt):
         fit_table(table, config, **shared, emit=interrupt)
     assert list((tmp_path / "checkpoints").iterdir())
-    with pytest.raises(InputError, match=r"holds checkpoints of another training.*config.seed: 0 → 1"):
+    with pytest.raises(
+        InputError, match=r"of another configuration.*training.seed: 0 → 1\. Choose another folder, or remove it"
+    ):
         fit_table(table, config.replace(seed=1), **shared)
     with pytest.raises(InputError, match=r"holds checkpoints of another training.*data.train: "):
         fit_table(table.iloc[1:], config, **shared)

@@ -11,8 +11,8 @@ def report(
     run: Annotated[str, typer.Argument(help="A run's folder.")],
     as_json: options.Json = False,
 ) -> None:
-    """Write report.html of a finished run again, from its configuration, events and metrics."""
-    from sparkwright.run_report import write_run_report
+    """Write report.html of a run again, one that goes on or failed too, from its configuration, events and metrics."""
+    from sparkwright.runs import write_run_report
 
     path = write_run_report(run)
     options.show({"report": path}, f"report  {path}", as_json=as_json)

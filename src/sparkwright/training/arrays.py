@@ -11,17 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
 from sparkwright.errors import InputError
 from sparkwright.events import Emit, Warned, ignore
-from sparkwright.locks import locked
 from sparkwright.models import Model
-from sparkwright.runs import CHECKPOINTS
 from sparkwright.training.checkpoints import CHECKPOINT_S, Checkpoints, newest, training_fingerprint
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.fitting import train_rows
 from sparkwright.training.initial import Initial
+from sparkwright.training.recorded import asked_for, recorded
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns, LabelColumn, check_columns, label_kinds
 from sparkwright.training.rows.encoding import Encoding
@@ -51,6 +49,7 @@ def fit_table(
     initial: Model | None = None,
     subject: Subject | None = None,
     run: str | None = None,
+    checkpoints: str | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     emit: Emit = ignore,
 ) -> TrainingResult:
@@ -72,8 +71,8 @@ def fit_table(
         invalid: ``"skip"`` leaves out rows that cannot be trained on, ``"error"`` refuses them.
         initial: A model whose head has the same layers, to go on from; its classes are those that are allowed.
         subject: What is trained; None: a head on the features, from `initial` on if that is given.
-        run: A run's folder (path or URI) for checkpoints, from which the next call goes on if this process dies; None
-            keeps none.
+        run: A run's folder (path or URI), as `train` has it; None keeps nothing.
+        checkpoints: As `train` has it.
         checkpoint_s: Seconds between two checkpoints.
         emit: What takes the events.
 
@@ -81,7 +80,7 @@ def fit_table(
         ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
         InputError: Fewer rows than replicas, fewer than two classes, a loss that is not finite; checkpoints of another
             configuration or other data in the run folder.
-        ExistsError: Another process trains in the run folder.
+        ExistsError: Another process trains in the run folder, or it holds something else than a training's run.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -101,14 +100,13 @@ def fit_table(
     check_columns(columns, rows.schema, column_names(table), config.tasks, subject.reader.payload)
     if split is not None:
         rows = rows.filter(pc.fill_null(pc.not_equal(rows[split], "test"), True))
-    if run is None:
-        return _fit([rows], config, columns, classes, invalid, emit, started, subject)
-    folder = storage.join(storage.to_uri(run), CHECKPOINTS)
-    with locked(folder):
-        kept = Checkpoints(folder, newest(folder), checkpoint_s)
-        result = _fit([rows], config, columns, classes, invalid, emit, started, subject, kept)
-        storage.remove(folder)
-    return result
+    allowed = allowed_classes(classes, subject)
+
+    def fit(folder: str | None, told: Emit) -> TrainingResult:
+        kept = None if folder is None else Checkpoints(folder, newest(folder), checkpoint_s)
+        return _fit([rows], config, columns, allowed, invalid, told, started, subject, kept)
+
+    return recorded(fit, asked_for(config, columns, allowed, invalid, subject), run, checkpoints, emit)
 
 
 def fit_arrays(

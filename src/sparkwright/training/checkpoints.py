@@ -264,7 +264,7 @@ def check_same(uri: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> No
     if found:
         raise InputError(
             f"{uri} holds checkpoints of another training, which this one cannot go on from. Differences (there → "
-            f"now): {'; '.join(found)}. Choose another folder, or begin anew with overwrite=True (--overwrite)."
+            f"now): {'; '.join(found)}. Choose another folder, or remove them (--overwrite)."
         )
 
 

@@ -3,6 +3,7 @@
 It runs in every process of a training, with the rows of the replicas hosted there.
 """
 
+import base64
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,10 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparkwright.events import Emit, EpochEnded, Event, Progress, StageEnded, StageStarted, Warned, ignore
+from sparkwright.events import (
+    Emit,
+    EpochEnded,
+    Event,
+    PhotosAugmented,
+    Progress,
+    StageEnded,
+    StageStarted,
+    Warned,
+    ignore,
+)
 from sparkwright.training.calibration import find_temperature
 from sparkwright.training.checkpoints import Checkpoints, Snapshot
 from sparkwright.training.config import TrainingConfig
+from sparkwright.training.contact_sheet import contact_sheet
 from sparkwright.training.loop import Fitted, Loop, Place, cpu_threads, finished
 from sparkwright.training.replica.allocation import freed_memory_kept
 from sparkwright.training.replica.batch_norm import COUNTER
@@ -119,6 +131,9 @@ def train_rows(
         Paused: `checkpoints` want it so after an epoch that is not the last.
         InputError: `checkpoints` holds another training; `subject` takes rows of another shape.
     """
+    begins = checkpoints is None or checkpoints.begin is None
+    if begins and subject is not None and emit is not ignore and (sheet := contact_sheet(subject.reader, rows)):
+        emit(PhotosAugmented(base64.b64encode(sheet).decode()))
     steps = training_steps(config, population, rows, transport, emit, checkpoints, subject, moments=moments)
     with cpu_threads(config.threads), freed_memory_kept():
         return finished(steps)

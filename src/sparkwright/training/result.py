@@ -59,6 +59,18 @@ class TrainingResult:
         """Metrics of the validation rows at the best epoch, before calibration; empty without such rows."""
         return self.history[self.best_epoch - 1].validation
 
+    @property
+    def validated(self) -> dict[str, Any]:
+        """What a run's ``metrics.json`` says of the validation rows: metrics, how many, epoch and temperature."""
+        rows, epoch = self.rows.get("validation", 0), self.best_epoch
+        return {**self.validation, "rows": rows, "epoch": epoch, "temperature": self.temperature}
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers network and head learn, those of frozen layers included."""
+        parts = [part.module for part in (self.network, self.head) if part is not None]
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
+
     @staticmethod
     def build(
         config: TrainingConfig,

@@ -35,7 +35,7 @@ from sparkwright.training.replica.unfreezing import first_epochs
 from sparkwright.training.rows.columns import Columns, is_text
 from sparkwright.training.rows.moments import Moments
 from sparkwright.training.rows.population import AllowedClasses, Population
-from sparkwright.training.rows.readers import NUMBERS, Reader, make_reader
+from sparkwright.training.rows.readers import NUMBERS, ImageReader, Reader, make_reader
 from sparkwright.training.tasks import Several, Task
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class Subject(ABC):
     def to_bytes(self) -> bytes:
         """Return it as `load_subject` reads it; empty where there is nothing to tell."""
 
+    def asked(self) -> dict[str, Any]:
+        """Return what a run's configuration says of it."""
+        return {}
+
     def fingerprint(self) -> dict[str, str]:
         """Return what tells its first weights from others, as an entry of the training's fingerprint."""
         content = self.to_bytes()
@@ -192,6 +196,9 @@ class Head(Subject):
 
     def to_bytes(self) -> bytes:
         return self.initial.to_bytes() if self.initial is not None else b""
+
+    def asked(self) -> dict[str, Any]:
+        return self.fingerprint()
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,6 +417,11 @@ class WholeNetwork(Subject):
             {name: np.asarray(value, order="C") for name, value in tensors.items()}, {_SUBJECT: json.dumps(facts)}
         )
         return content
+
+    def asked(self) -> dict[str, Any]:
+        augmentation = self.reader.preprocessing.augmentation if isinstance(self.reader, ImageReader) else None
+        facts = {"network": self.body.name, "new_head": self.new_head, "frozen": sorted(self.frozen)}
+        return facts | ({"augmentation": augmentation.to_dict()} if augmentation is not None else {})
 
     @staticmethod
     def from_parts(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> "WholeNetwork":

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F  # noqa: N812  its usual name
 from sparkwright import storage
 from sparkwright.data.local import column_names, to_arrow
 from sparkwright.events import Emit, StageEnded, StageStarted, Warned, ignore
-from sparkwright.runs import TUNING
+from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.cluster.fit import train
 from sparkwright.training.replica.schedule import as_it_was
@@ -193,12 +193,10 @@ def _train(
         "classes": setup.classes,
         "invalid": setup.invalid,
         "subject": augmented(setup.subject, chosen.values),
-        "run": run,
+        "checkpoints": None if run is None else storage.join(run, CHECKPOINTS),
         "emit": emit,
     }
-    if isinstance(rows, DataFrame):
-        return train(rows, own, keep_checkpoints=run is not None, **common)
-    return fit_table(rows, own, **common)
+    return train(rows, own, **common) if isinstance(rows, DataFrame) else fit_table(rows, own, **common)
 
 
 def _untested(rows: "DataFrame | LocalTable", split: str | None) -> "DataFrame | LocalTable":

@@ -9,8 +9,8 @@ from sparkwright.errors import InputError
 from sparkwright.events import Sink
 from sparkwright.labelled import FeatureRows, Fractions, LabelledRows, TableRows
 from sparkwright.models import Model
-from sparkwright.run_report import write_run_report
-from sparkwright.runs import SPACE, TRIALS, TUNING, Run, check_folder
+from sparkwright.runs import METRICS, SPACE, TRIALS, TUNING, Run, check_folder
+from sparkwright.shell_command import shell_command
 from sparkwright.training.estimators.models import to_model
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.halving import rungs
@@ -90,7 +90,8 @@ def tune(
         given |= {"columns": list(columns), "label": label, "split": split}
     search = config.to_dict()
     given |= {"group": group, "seed": config.base.seed, "training": search.pop("base"), "search": search}
-    with Run(out, "tune", given, overwrite=overwrite, resume=resume, sinks=sinks) as run:
+    shell = shell_command("tune", given, out)
+    with Run(out, "tune", given, shell=shell, overwrite=overwrite, resume=resume, sinks=sinks) as run:
         with run.stage("rows"):
             rows: LabelledRows
             if columns is None:
@@ -145,7 +146,7 @@ def _searched(rows: LabelledRows, config: TuningConfig, group: str | None, run: 
 def _tested(
     rows: LabelledRows, config: TuningConfig, found: Searched, given: dict[str, Any], run: Run
 ) -> tuple[Model, dict[str, Any]]:
-    """Test the chosen configuration, once; keep model, metrics, trials and report in the run."""
+    """Test the chosen configuration, once; keep model, metrics and trials in the run."""
     trained, lineage = found.trained, {"config": given, "trial": found.chosen.trial}
     key = rows.features.manifest.key if isinstance(rows, FeatureRows) else None
     model = to_model(trained, key)
@@ -164,8 +165,7 @@ def _tested(
     metrics["seconds"] = {**found.seconds, **run.seconds}
     run.metrics = {"test": {"accuracy": test["accuracy"]}}
     run.write(TRIALS, _trials(config, found, test))
-    run.write("metrics.json", metrics)
-    write_run_report(run.uri)
+    run.write(METRICS, metrics)
     return model, metrics
 
 

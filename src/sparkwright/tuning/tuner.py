@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from pyspark.sql import DataFrame
 from sparkwright import storage
 from sparkwright.data.local import to_arrow
 from sparkwright.errors import InputError, differences
+from sparkwright.locks import locked
 from sparkwright.models import Model
 from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.estimators.heads import Checked, MLPClassifier, MLPRegressor, TrainingEstimator
@@ -188,9 +190,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         checked = estimator.checked(dataset)
         self._check_rows(estimator, checked)
         config, run = self._config(checked), self.getOrDefault(self.runDir)
-        if run is not None:
-            _check_same(run, dataset, config, checked)
-        with estimator.listening() as emit, naming(estimator.regressor):
+        with _held(run), estimator.listening() as emit, naming(estimator.regressor):
+            if run is not None:
+                _check_same(run, dataset, config, checked)
             found = search_rows(
                 dataset,
                 config,
@@ -204,9 +206,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
                 run=run,
                 emit=emit,
             )
-        if run is not None:  # the model has the trials now; another search may begin here
-            for name in (TUNING, CHECKPOINTS):
-                storage.remove(storage.join(storage.to_uri(run), name))
+            if run is not None:  # the model has the trials now; another search may begin here
+                for name in (TUNING, CHECKPOINTS):
+                    storage.remove(storage.join(storage.to_uri(run), name))
         model = to_model(found.trained, checked.key)
         return estimator.stage(_with_trials(model, found), checked)
 
@@ -249,6 +251,11 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             problems = under_params(error.problems or (str(error),), self.fields)
             raise InputError.listing("The search cannot be done like this", problems) from None
         return config
+
+
+def _held(run: str | None) -> AbstractContextManager[None]:
+    """Hold the folder of a search, if it has one."""
+    return nullcontext() if run is None else locked(storage.to_uri(run))
 
 
 def _check_same(run: str, dataset: Any, config: TuningConfig, checked: Checked) -> None:

@@ -5,8 +5,7 @@ Example:
     >>> Path("report.html").write_text(html, encoding="utf-8")                      # doctest: +SKIP
 """
 
-from sparkwright.evaluation.report.contact_sheet import TILES, draw_contact_sheet
 from sparkwright.evaluation.report.page import write_report
 from sparkwright.evaluation.report.record import RunRecord, Thumbnail, make_thumbnail
 
-__all__ = ["TILES", "RunRecord", "Thumbnail", "draw_contact_sheet", "make_thumbnail", "write_report"]
+__all__ = ["RunRecord", "Thumbnail", "make_thumbnail", "write_report"]

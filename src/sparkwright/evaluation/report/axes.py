@@ -70,9 +70,9 @@ class Categories:
 
 
 def short(value: float) -> str:
-    """Write a number for a tick: 0.01, 10⁻⁵, 3·10⁻⁵, 12k, 1.5M."""
+    """Write a number for a tick: 0.01, 10⁻⁵, 3·10⁻⁵, 12k, 1.5M, 10¹²."""
     size = abs(value)
-    if size and size < 1e-3:
+    if size and not 1e-3 <= size < 1e12:
         power = math.floor(math.log10(size) + 1e-9)
         factor = f"{value / 10.0**power:.3g}"
         return ("" if factor == "1" else f"{factor}·") + f"10{str(power).translate(_SUPERSCRIPTS)}"

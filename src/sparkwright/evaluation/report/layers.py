@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sparkwright.evaluation.report.axes import short
 from sparkwright.evaluation.report.charts import Series, legend, line_chart
-from sparkwright.evaluation.report.markup import Cell, Column, figure, percent, section, table
+from sparkwright.evaluation.report.markup import Cell, Column, figure, findings, percent, section, table
 from sparkwright.events import LayersMeasured, Stamped
 
 __all__ = ["layers_section"]
@@ -15,12 +15,11 @@ _TALL = 25
 
 
 def layers_section(events: Sequence[Stamped]) -> str:
-    """Return each layer's update ratio over the steps, and a table of its figures; nothing without looks at them."""
+    """Return warnings, each layer's update ratio over the steps, and a table of its figures; nothing without looks."""
+    told = [stamped.event for stamped in events if isinstance(stamped.event, LayersMeasured) and stamped.event.layers]
+    told = [look for look in told if look.phase == "selection"] or told  # a refit counts its steps anew
     # A training that went on from a checkpoint tells some steps again.
-    looks = {e.event.step: e.event for e in events if isinstance(e.event, LayersMeasured)}
-    if any(look.phase == "selection" for look in looks.values()):
-        looks = {step: look for step, look in looks.items() if look.phase == "selection"}
-    looks = {step: looks[step] for step in sorted(looks) if looks[step].layers}
+    looks = dict(sorted({look.step: look for look in told}.items()))
     if not looks:
         return ""
     note = (
@@ -29,7 +28,8 @@ def layers_section(events: Sequence[Stamped]) -> str:
         "same for all rows of a batch."
     )
     body = _ratio_figure(looks) + _table(list(looks.values()))
-    return section("layers", "Layers", f'<div class="wide-right">{body}</div>' if len(looks) > 1 else body, note=note)
+    body = f'<div class="wide-right">{body}</div>' if len(looks) > 1 else body
+    return section("layers", "Layers", findings(events, "layers"), body, note=note)
 
 
 def _ratio_figure(looks: dict[int, LayersMeasured]) -> str:
@@ -83,4 +83,6 @@ def _table(looks: Sequence[LayersMeasured]) -> str:
                 "" if dead is None else Cell(percent(dead), bar=dead),
             ]
         )
-    return table(columns, rows, caption="Layers", tall=len(rows) > _TALL)
+    shown = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    rows = [[row[place] for place in shown] for row in rows]
+    return table([columns[place] for place in shown], rows, caption="Layers", tall=len(rows) > _TALL)

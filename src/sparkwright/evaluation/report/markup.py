@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sparkwright.events import Stamped, Warned
+
 __all__ = [
     "NONE",
     "SHARES",
@@ -13,6 +15,7 @@ __all__ = [
     "counted",
     "decimal",
     "figure",
+    "findings",
     "metric_name",
     "percent",
     "seconds",
@@ -24,6 +27,8 @@ __all__ = [
 
 SHARES = ("accuracy", "precision", "recall", "f1")
 """Metrics whose names end so are shown as percentages."""
+
+_NAMES = {"f1": "F1", "rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 
 NONE = "–"  # noqa: RUF001
 """Stands for a figure that is not defined."""
@@ -54,8 +59,10 @@ def whole(value: int | None) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """Write the name of a metric in words: ``macro_f1`` as "macro F1"."""
-    return metric.replace("_", " ").replace("f1", "F1")
+    """Write the name of a metric in words: ``macro_f1`` as "macro F1", ``kind.rmse`` of an output as "kind: RMSE"."""
+    output, _, name = metric.rpartition(".")
+    words = " ".join(_NAMES.get(word, word) for word in name.split("_"))
+    return f"{output}: {words}" if output else words
 
 
 def counted(count: int, noun: str) -> str:
@@ -84,6 +91,14 @@ def figure(picture: str, caption: str, details: str = "") -> str:
     """Return a picture with its caption (markup) and, folded away, its numbers."""
     folded = f"<details><summary>The numbers</summary>{details}</details>" if details else ""
     return f"<figure><figcaption>{caption}</figcaption>{picture}{folded}</figure>"
+
+
+def findings(events: Iterable[Stamped], about: str = "") -> str:
+    """Return the warnings that stand in a section, each once, or nothing if there are none."""
+    warnings = [stamped.event for stamped in events if isinstance(stamped.event, Warned)]
+    own = dict.fromkeys(warning.message for warning in warnings if warning.about == about)
+    listed = "".join(f"<li>{text(message)}</li>" for message in own)
+    return f'<h3>Warnings</h3><ul class="findings">{listed}</ul>' if listed else ""
 
 
 @dataclass(frozen=True)

@@ -44,25 +44,33 @@ def write_report(record: RunRecord) -> str:
         classes_section(labelled) if labelled else "",
         calibration_section(shown) if shown else "",
         wrong_section(record.thumbnails),
-        augmented_section(record.augmented),
+        augmented_section(record.events),
         data_section(record.metrics.get("data") or {}, sides),
         run_section(record),
     ]
-    ends = [stamped.event for stamped in record.events if isinstance(stamped.event, RunStarted | RunEnded)]
-    last = ends[-1] if ends else None  # a run that failed may have been resumed
-    banner = ""
-    if isinstance(last, RunEnded) and not last.ok:
-        banner = f'<p class="banner" role="alert">The run failed: {text(last.message)}</p>'
     created = f"<p>{text(_moment(record.created))}</p>" if record.created else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{text(record.title)}</title><style>{_file('style.css')}</style></head><body>"
-        f"<header><h1>{text(record.title)}</h1>{created}</header><main>{banner}{''.join(sections)}</main>"
+        f"<header><h1>{text(record.title)}</h1>{created}</header><main>{_banner(record)}{''.join(sections)}</main>"
         f"<footer>Made by sparkwright {text(record.versions.get('sparkwright', ''))}</footer>"
         f"<script>{_file('sort.js')}</script></body></html>\n"
     )
+
+
+def _banner(record: RunRecord) -> str:
+    """Return what to know before all else: that the run failed, or has not ended."""
+    ends = [stamped.event for stamped in record.events if isinstance(stamped.event, RunStarted | RunEnded)]
+    last = ends[-1] if ends else None  # a run that failed may have been resumed
+    if isinstance(last, RunEnded) and not last.ok:
+        what, _, more = last.message.partition("\n")
+        told = f'<pre tabindex="0">{text(more)}</pre>' if more else ""
+        return f'<div class="banner" role="alert">The run failed: {text(what)}{told}</div>'
+    if isinstance(last, RunStarted) and not record.metrics:
+        return '<p class="banner" role="alert">The run has not ended: it goes on, or was interrupted.</p>'
+    return ""
 
 
 def _moment(created: str) -> str:

@@ -20,6 +20,7 @@ from sparkwright.evaluation.report.markup import (
     whole,
 )
 from sparkwright.evaluation.report.record import Thumbnail
+from sparkwright.events import PhotosAugmented, Stamped
 
 __all__ = ["augmented_section", "calibration_section", "classes_section", "headline_section", "wrong_section"]
 
@@ -259,14 +260,13 @@ def wrong_section(thumbnails: Sequence[Thumbnail]) -> str:
     return section("wrong", "Most confidently wrong", grid, note=note)
 
 
-def augmented_section(sheet: bytes) -> str:
+def augmented_section(events: Sequence[Stamped]) -> str:
     """Return photos as the network saw them in training, if they were augmented."""
-    if not sheet:
+    sheets = [stamped.event.sheet for stamped in events if isinstance(stamped.event, PhotosAugmented)]
+    if not sheets:
         return ""
-    encoded = base64.b64encode(sheet).decode()
-    picture = (
-        f'<img loading="lazy" class="sheet" src="data:image/jpeg;base64,{encoded}" alt="Augmented training photos">'
-    )
+    source = f"data:image/jpeg;base64,{text(sheets[-1])}"
+    picture = f'<img loading="lazy" class="sheet" src="{source}" alt="Augmented training photos">'
     note = (
         "Training photos as an epoch may show them to the network. If you can no longer tell what they are, "
         "augmentation is too strong; if they all look alike, it could be stronger."

@@ -75,12 +75,11 @@ class RunRecord:
                 "unmatched"   {"count", "examples": [path]}: files that no rule gave a label
                 "ignored"     files that are no photos
 
-        events: What happened (``events.jsonl``): the learning curves, stages and warnings.
+        events: What happened (``events.jsonl``): learning curves, layers, augmented photos, stages and warnings.
         versions: Of Python's packages.
         command: The shell command that repeats the run.
         thumbnails: Photos most confidently wrong, the surest first.
         search: The search for hyperparameters that the run did, if it did one.
-        augmented: A contact sheet of augmented photos (`draw_contact_sheet`); nothing if none were.
         created: When the run ended: ISO 8601, or any text.
     """
 
@@ -92,5 +91,4 @@ class RunRecord:
     command: str = ""
     thumbnails: Sequence[Thumbnail] = ()
     search: SearchRecord | None = None
-    augmented: bytes = field(default=b"", repr=False)
     created: str = ""

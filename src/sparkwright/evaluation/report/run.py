@@ -10,6 +10,7 @@ from sparkwright.evaluation.report.markup import (
     Column,
     decimal,
     figure,
+    findings,
     metric_name,
     percent,
     seconds,
@@ -19,7 +20,7 @@ from sparkwright.evaluation.report.markup import (
     whole,
 )
 from sparkwright.evaluation.report.record import RunRecord
-from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, SyncIntervalChosen, TaskTimed, Warned
+from sparkwright.events import EpochEnded, RunStarted, StageEnded, Stamped, SyncIntervalChosen, TaskTimed
 
 __all__ = ["data_section", "learning_section", "run_section"]
 
@@ -32,7 +33,8 @@ def learning_section(events: Sequence[Stamped]) -> str:
     if not epochs:
         return ""
     search, refit = _phases(epochs)
-    best = next((e.epoch for e in reversed(search) if e.best), None)
+    chosen = next((e for e in reversed(search) if e.best), None)
+    best = chosen.epoch if chosen is not None else None
     charts = [_loss_figure(search, refit, best)]
     names = dict.fromkeys(name for e in search for name in (*_training(e), *e.validation) if name != "loss")
     charts += [_metric_figure(name, search, best) for name in names]
@@ -40,17 +42,22 @@ def learning_section(events: Sequence[Stamped]) -> str:
     sentences = [
         f"{len(search)} epochs of {search[0].rows:,} rows on {replicas} replica{'s' if replicas != 1 else ''}."
     ]
-    if best is not None:
-        sentences.append(f"Epoch {best} is the best on the validation rows.")
-    chosen = next((e.event for e in events if isinstance(e.event, SyncIntervalChosen)), None)
     if chosen is not None:
+        figures = ", ".join(_told(name, value) for name, value in chosen.validation.items())
+        sentences.append(f"Epoch {best} is the best on the validation rows{f': {figures}' if figures else ''}.")
+    every = next((e.event for e in events if isinstance(e.event, SyncIntervalChosen)), None)
+    if every is not None:
         sentences.append(
-            f"Replicas combined every {chosen.every:,} steps: a step was measured to take {1000 * chosen.step_s:.1f} "
-            f"ms, a sync {1000 * chosen.sync_s:.1f} ms, and syncs were to take {percent(chosen.wanted)} of the time."
+            f"Replicas combined every {every.every:,} steps: a step was measured to take {1000 * every.step_s:.1f} "
+            f"ms, a sync {1000 * every.sync_s:.1f} ms, and syncs were to take {percent(every.wanted)} of the time."
         )
     if refit:
         sentences.append(f"Then the head was retrained on training and validation rows for {len(refit)} epochs.")
     return section("learning", "Learning", f'<div class="charts">{"".join(charts)}</div>', note=" ".join(sentences))
+
+
+def _told(name: str, value: float) -> str:
+    return f"{text(metric_name(name))} {percent(value) if name.endswith(SHARES) else decimal(value)}"
 
 
 def _epochs(events: Sequence[Stamped]) -> list[EpochEnded]:
@@ -110,7 +117,7 @@ def _metric_figure(name: str, search: Sequence[EpochEnded], best: int | None) ->
     lines = [Series("training", "train", *zip(*trained, strict=True))] if trained else []
     lines += _validation(name, search)
     title = metric_name(name)
-    title = title[0].upper() + title[1:]
+    title = title if "." in name else title[0].upper() + title[1:]  # an output's name stays as it is
     picture = line_chart(lines, description=_described(title, lines), x_label="epoch", percent=share, mark=_mark(best))
     return figure(picture, f"<b>{text(title)}</b> {legend([(line.style, line.name) for line in lines])}")
 
@@ -135,7 +142,7 @@ def _numbers(search: Sequence[EpochEnded]) -> str:
     columns = [
         Column("Epoch"),
         Column("Training loss"),
-        *(Column(f"Validation {name}") for name in names),
+        *(Column(f"Validation {metric_name(name)}") for name in names),
         Column("Learning rate"),
         Column("Time"),
         Column("Spent on syncs"),
@@ -245,8 +252,6 @@ def _examples(lines: Iterator[str]) -> str:
 
 def run_section(record: RunRecord) -> str:
     """Return stages with their seconds, warnings, configuration, versions and the command that repeats the run."""
-    warnings = [text(stamped.event.message) for stamped in record.events if isinstance(stamped.event, Warned)]
-    listed = "".join(f"<li>{warning}</li>" for warning in dict.fromkeys(warnings))
     command = f'<h3>Command</h3><pre tabindex="0"><code>{text(record.command)}</code></pre>' if record.command else ""
     settings = [[key, _shown(value)] for key, value in _flat(record.config)]
     columns = [Column("Name", numeric=False), Column("Value", numeric=False)]
@@ -255,7 +260,7 @@ def run_section(record: RunRecord) -> str:
     return section(
         "run",
         "The run",
-        f'<h3>Warnings</h3><ul class="findings">{listed}</ul>' if listed else "",
+        findings(record.events),
         command,
         f'<div class="pair">{_stage_table(record)}{_step_table(record.events)}{versions}</div>',
         configuration,
@@ -271,14 +276,15 @@ def _stage_table(record: RunRecord) -> str:
     rows = []
     for stage, taken in spent.items():
         event = ended.get(stage)
-        done = event.rows if event else 0
+        done = event.rows if event and stage != "refit" else 0  # whose rows pass once an epoch
         rate = f"{decimal(done / taken, 1)}/s" if done and taken else ""
         rows.append(
             [stage, Cell(seconds(taken), bar=min(1, taken / total) if total else 0), whole(done) if done else "", rate]
         )
     rows.append(["all", seconds(total), "", ""])
     columns = [Column("Stage", numeric=False), Column("Time"), Column("Rows"), Column("Rate")]
-    return table(columns, rows, caption="Time per stage")
+    counted = any(row[2] for row in rows)
+    return table(columns[: 4 if counted else 2], [row[: 4 if counted else 2] for row in rows], caption="Time per stage")
 
 
 def _step_table(events: Sequence[Stamped]) -> str:

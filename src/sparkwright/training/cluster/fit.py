@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +13,7 @@ from safetensors.numpy import load as load_tensors
 from sparkwright import storage
 from sparkwright.errors import EnvironmentNotReadyError, InputError, did_you_mean
 from sparkwright.events import Channel, Emit, Event, Warned, ignore
-from sparkwright.locks import locked
 from sparkwright.models import Model
-from sparkwright.runs import CHECKPOINTS
 from sparkwright.session import driver_hosts, ship_library, slots, worker_errors
 from sparkwright.training.checkpoints import CHECKPOINT_S, check_same, fingerprint_at, newest, training_fingerprint
 from sparkwright.training.cluster.attempts import ATTEMPTS, TellOnce, check_shared, repeat
@@ -24,6 +23,7 @@ from sparkwright.training.cluster.starting import Workers
 from sparkwright.training.cluster.worker import RESULT_DDL, TrainingJob
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.initial import Initial
+from sparkwright.training.recorded import asked_for, recorded
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import (
     Columns,
@@ -66,8 +66,8 @@ def train(
     memory_mib: int = MEMORY_MIB,
     stall_limit_s: float = STALL_LIMIT_S,
     run: str | None = None,
+    checkpoints: str | None = None,
     checkpoint_s: float = CHECKPOINT_S,
-    keep_checkpoints: bool = False,
     attempts: int = ATTEMPTS,
     emit: Emit = ignore,
 ) -> TrainingResult:
@@ -104,10 +104,12 @@ def train(
             wanted.
         stall_limit_s: How long a worker may be silent, or neither take a step nor wait for another, before the
             attempt ends. A slow one that steps is waited for.
-        run: A run's folder (path or URI) that driver and workers share, for checkpoints; None keeps none.
+        run: A run's folder (path or URI) that driver and workers share, for configuration, events, checkpoints, and
+            at the end metrics and report (see `sparkwright.runs`); None keeps nothing. One that has ended is replaced.
+        checkpoints: A folder for checkpoints alone, in place of `run`, for a caller who keeps the rest, and removes
+            them at the end.
         checkpoint_s: Seconds between two checkpoints; where writing them takes long they are rarer (3 % of the time).
             0 keeps every sync.
-        keep_checkpoints: Leave the checkpoints there when the training has ended well, for the caller to remove.
         attempts: Attempts in a row that reach no new checkpoint before the training ends with the last one's error.
         emit: What takes the events: progress of stage ``"rows"``, an `EpochEnded` for each epoch of the selection,
             progress of stage ``"refit"``.
@@ -119,10 +121,10 @@ def train(
         EnvironmentNotReadyError: Fewer slots than workers, or dynamic allocation, which a gang cannot use.
         WorkerError: A worker failed; with its rank, host and traceback.
         StorageError: The run folder is not one that driver and workers share.
-        ExistsError: Another process trains in the run folder.
+        ExistsError: Another process trains in the run folder, or it holds something else than a training's run.
     """
     config = config or TrainingConfig()
-    problems = invalid_problems(invalid) + transport_problems(transport, run)
+    problems = invalid_problems(invalid) + transport_problems(transport, run or checkpoints)
     if problems:
         raise InputError.listing("The training cannot be done like this", problems)
     spark = df.sparkSession
@@ -139,57 +141,68 @@ def train(
     allowed = allowed_classes(classes, subject)
     ship_library(spark)
     check_imports(spark, subject.specs, [config.loss, *(part.loss for part in config.parts.values())])
-    shipped = subject.ship(spark)
-    started, emit = time.perf_counter(), TellOnce(emit)
-    watched, placed = Workers(spark, emit), partial(_placed, rows, columns, config, subject.reader.payload)
+    started = time.perf_counter()
+    job = TrainingJob(
+        config=config,
+        columns=columns,
+        kind=kind,
+        workers=workers,
+        classes=allowed,
+        invalid=invalid,
+        memory_bytes=memory_mib << 20,
+        channel=None,
+        stall_limit_s=stall_limit_s,
+        checkpoint_s=checkpoint_s,
+        subject=subject.ship(spark),
+    )
+
+    def fit(folder: str | None, told: Emit) -> TrainingResult:
+        told = TellOnce(told)
+        pieces = _attempts(rows, replace(job, checkpoints=folder), subject.reader.payload, transport, attempts, told)
+        return _result(config, subject, kind, pieces, time.perf_counter() - started, told)
+
+    return recorded(fit, asked_for(config, columns, allowed, invalid, subject), run, checkpoints, emit)
+
+
+def _attempts(
+    rows: "DataFrame", job: TrainingJob, payload: Payload, transport: str, limit: int, emit: Emit
+) -> Sequence[Any]:
+    """Run a training's job until it gives an outcome; return that, as rank 0 gave it."""
+    spark = rows.sparkSession
+    watched, placed = Workers(spark, emit), partial(_placed, rows, job.columns, job.config, payload)
     with (
-        _checkpoints(spark, run, config) as checkpoints,
+        _checkpoints(spark, job),
         Channel(watched, driver_hosts(spark)) as channel,
         RoundsDriver(placed, emit) as rounds,
     ):
 
         def attempt(number: int) -> Sequence[Any]:
-            there = workers if number == 1 or transport == "rounds" else min(workers, slots(spark, again=True))
-            job = TrainingJob(
-                config=config,
-                columns=columns,
-                kind=kind,
-                workers=there,
-                classes=allowed,
-                invalid=invalid,
-                memory_bytes=memory_mib << 20,
-                channel=channel.address,
-                stall_limit_s=stall_limit_s,
-                checkpoints=checkpoints,
-                checkpoint_s=checkpoint_s,
-                subject=shipped,
-            )
+            there = job.workers
+            if number > 1 and transport == "gang":
+                there = min(there, slots(spark, again=True))
+            own = replace(job, workers=there, channel=channel.address)
             if transport == "rounds":
-                return rounds.attempt(job)
+                return rounds.attempt(own)
             with watched.expected(there), worker_errors():
-                return placed(there).mapInArrow(job, RESULT_DDL, barrier=True).collect()
+                return placed(there).mapInArrow(own, RESULT_DDL, barrier=True).collect()
 
-        pieces = repeat(attempt, checkpoints, attempts, emit)
-        if checkpoints is not None and not keep_checkpoints:
-            storage.remove(checkpoints)
-    return _result(config, subject, kind, pieces, time.perf_counter() - started, emit)
+        return repeat(attempt, job.checkpoints, limit, emit)
 
 
 @contextlib.contextmanager
-def _checkpoints(spark: "SparkSession", run: str | None, config: TrainingConfig) -> Iterator[str | None]:
-    """Hold the folder of a run's checkpoints, checked; None without a run."""
-    if run is None:
-        yield None
+def _checkpoints(spark: "SparkSession", job: TrainingJob) -> Iterator[None]:
+    """Check the folder of a training's checkpoints, if it has one; it is removed afterwards if there are none."""
+    folder = job.checkpoints
+    if folder is None:
+        yield
         return
-    folder = storage.join(storage.to_uri(run), CHECKPOINTS)
-    with locked(folder):
+    try:
         check_shared(spark, folder)
-        check_same(folder, fingerprint_at(folder), training_fingerprint(config))
-        try:
-            yield folder
-        finally:
-            if newest(folder) is None:
-                storage.remove(folder)
+        check_same(folder, fingerprint_at(folder), training_fingerprint(job.config))
+        yield
+    finally:
+        if newest(folder) is None:
+            storage.remove(folder)
 
 
 def transport_problems(transport: str, run: str | None) -> list[str]:

@@ -100,7 +100,7 @@ class TrainingEstimator(TrainingParams, Estimator[Any], DefaultParamsReadable[An
     handleInvalid = param("handleInvalid", "rows that cannot be trained on: error or skip", TypeConverters.toString)
     initialModel = param("initialModel", "model to go on from, or its path; None: random weights", _to_initial)
     transport = param("transport", "gang: workers that talk; rounds: Spark jobs", TypeConverters.toString)
-    runDir = param("runDir", "folder for checkpoints, to go on from; None: none", anything)
+    runDir = param("runDir", "folder of the training's run, to go on from; None: none", anything)
     checkpointSeconds = param("checkpointSeconds", "seconds between two checkpoints", TypeConverters.toFloat)
     stallLimitSeconds = param("stallLimitSeconds", "how long a worker may stall", TypeConverters.toFloat)
     progress = param("progress", "show progress where there is a terminal", TypeConverters.toBoolean)
@@ -320,8 +320,10 @@ class MLPClassifier(TrainingEstimator):
             its weights.
         transport: ``"gang"``: workers that live all the time and talk to each other; ``"rounds"``: ordinary Spark jobs,
             without open ports and for dynamic allocation. The result is the same.
-        runDir: Folder for checkpoints (path or URI) that driver and workers share. A training that was interrupted
-            goes on there when it is fitted again; one of another configuration or other rows is refused.
+        runDir: Folder (path or URI) that driver and workers share, in which the training is a run: configuration,
+            events and checkpoints while it trains, metrics and ``report.html`` at the end, also if it fails. A
+            training that was interrupted goes on there when it is fitted again; one of another configuration or other
+            rows is refused. One that has ended is replaced.
         checkpointSeconds: Seconds between two checkpoints.
         stallLimitSeconds: How long a worker may neither take a step nor wait for others.
         progress: Show stages, epochs, rate and time left on standard error, where that is a terminal. Warnings go to

@@ -86,7 +86,7 @@ class Health:
         why = advice(first_loss, loss, epoch, self._ratio, self._rate)
         if why and self._phase == "selection" and ("", "stuck") not in self._warned:
             self._warned.add(("", "stuck"))
-            self._emit(Warned(why))
+            self._emit(Warned(why, about="layers"))
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
@@ -159,7 +159,7 @@ class Health:
             if names:
                 more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
                 listed = ", ".join(f"`{name}`" for name in names[:_TOLD])
-                self._emit(Warned(words.format(layers=listed + more)))
+                self._emit(Warned(words.format(layers=listed + more), about="layers"))
 
 
 _WORDS = {
