@@ -31,9 +31,9 @@ SPACE = {
     "hidden": [[], [8], [16]],
     "dropout": {"low": 0.0, "high": 0.5},
 }
-SEARCH = TuningConfig(space=SPACE, trials=60, base=BASE, min_epochs=1, eta=4, parallel_trials=2)
+SEARCH = TuningConfig(space=SPACE, trials=24, base=BASE, min_epochs=1, eta=4, parallel_trials=2)
 COLUMNS = Columns(("x",), "y", None, "split")
-KILLED = {5: "worker", 17: "worker", 28: "worker", 40: "executor", 52: "worker"}
+KILLED = {3: "worker", 10: "executor", 18: "worker"}
 
 
 def table() -> dict[str, Any]:
