@@ -66,11 +66,11 @@ def test_the_metric_must_be_one_of_the_task() -> None:
         TrainingConfig(task="regression", monitor="accuracy", label_smoothing=0)
 
 
-def test_auto_monitors_the_calibrated_loss_where_the_model_is_calibrated() -> None:
-    assert TrainingConfig().monitored == "calibrated_loss"
-    assert TrainingConfig(loss="binary_cross_entropy").monitored == "calibrated_loss"
-    assert TrainingConfig(calibrate=False).monitored == "loss"
-    assert TrainingConfig(loss="ordinal").monitored == "loss"
+def test_auto_monitors_the_calibrated_loss_where_labels_are_smoothed_and_the_model_is_calibrated() -> None:
+    assert TrainingConfig(label_smoothing=0.1).monitored == "calibrated_loss"
+    assert TrainingConfig(loss="focal").monitored == "calibrated_loss"
+    assert TrainingConfig().monitored == TrainingConfig(label_smoothing=0.1, calibrate=False).monitored == "loss"
+    assert TrainingConfig(loss="ordinal", label_smoothing=0.1).monitored == "loss"
     assert TrainingConfig(task="regression").monitored == TrainingConfig(task="multilabel").monitored == "loss"
     assert TrainingConfig(monitor="accuracy").monitored == "accuracy"
     with pytest.raises(InputError, match="`monitor` 'calibrated_loss' divides logits; with `loss` 'ordinal' there are"):

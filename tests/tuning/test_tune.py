@@ -115,7 +115,7 @@ def test_what_a_run_cannot_search_is_refused_at_once(changes, message):
 
 def test_a_configuration_says_what_it_stands_for():
     config = TuningConfig(objectives=("accuracy", "parameters"), max_parameters=1000)
-    assert (config.metric, config.direction, config.base.monitored) == ("accuracy", "max", "calibrated_loss")
+    assert (config.metric, config.direction, config.base.monitored) == ("accuracy", "max", "loss")
     assert config.directions == {"accuracy": "max", "parameters": "min"}
     assert config.costs == ("parameters",)
     assert config.first_rung == 2

@@ -142,9 +142,8 @@ class TrainingConfig:
             ``"balanced_accuracy"`` or ``"macro_f1"``; with several labels a row ``"loss"``, ``"subset_accuracy"`` (all
             labels are right), ``"micro_f1"`` or ``"macro_f1"``; in a regression ``"loss"``, ``"rmse"``, ``"mae"`` or
             ``"r2"``. Of several outputs ``"loss"``, the sum of theirs, or one of an output's own, such as
-            ``"kind.accuracy"``. ``"auto"``: the calibrated loss of a classifier that is calibrated, else the loss. A
-            network that has become too sure of itself goes on learning, which its loss does not show, and calibration
-            mends it.
+            ``"kind.accuracy"``. ``"auto"``: the loss; the calibrated one of a classifier that is calibrated and learns
+            from smoothed labels or by the focal loss, which make it less sure than it is right.
         refit: Train again, from the start, on training and validation rows for the best number of epochs, over which
             the schedule then stretches.
         calibrate: Divide a classifier's logits by the one number that makes its probabilities fit the validation rows
@@ -363,8 +362,9 @@ class TrainingConfig:
         """`monitor`, or what ``"auto"`` stands for."""
         if self.monitor != "auto":
             return self.monitor
+        unsure = self.label_smoothing > 0 or self.objective == "focal"
         calibrated = self.task == "classification" and self.calibrate and self.link != "sequential"
-        return CALIBRATED_LOSS if calibrated else "loss"
+        return CALIBRATED_LOSS if unsure and calibrated else "loss"
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values; unknown names raise `InputError`."""

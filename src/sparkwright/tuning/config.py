@@ -162,7 +162,7 @@ class TuningConfig:
 def _objective(base: TrainingConfig) -> str:
     """Return what trials are compared by if nobody says.
 
-    Epochs are chosen by the loss, because the epoch that is best by the accuracy on some hundred rows is a lucky one.
+    Epochs are chosen by a loss, because the epoch that is best by the accuracy on some hundred rows is a lucky one.
     Trials are not: heads with a low loss are surer, and not more often right (on features of Caltech's photos a search
     by loss lost a point of accuracy to the defaults).
     """
