@@ -95,8 +95,8 @@ def metrics_of(task: str, outputs: Mapping[str, Any] | None = None) -> dict[str,
     """
     found = dict(METRICS[task])
     for name, told in (outputs or {}).items():
-        found |= {f"{name}.{metric}": better for metric, better in METRICS[told["task"]].items()}
-        found.pop(f"{name}.{CALIBRATED_LOSS}", None)  # several outputs are not calibrated
+        own = METRICS[told["task"]]  # several outputs are not calibrated
+        found |= {f"{name}.{metric}": better for metric, better in own.items() if metric != CALIBRATED_LOSS}
     return found
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  its usual name
 
+from sparkwright.training.settings import CALIBRATED_LOSS
 from sparkwright.training.tasks._base import Task, ratio
 from sparkwright.training.tasks.losses import RowLoss, cross_entropy
 
@@ -112,7 +113,7 @@ class Classification(Task):
         f1 = 2 * hit_C[either_C] / (true_C + predicted_C)[either_C]
         return {
             "loss": ratio(loss, weight),
-            **({"calibrated_loss": ratio(least(scaled_F), weight)} if len(scaled_F) else {}),
+            **({CALIBRATED_LOSS: ratio(least(scaled_F), weight)} if len(scaled_F) else {}),
             "accuracy": ratio(right, weight),
             "balanced_accuracy": ratio(recall.sum(), len(recall)),
             "macro_f1": ratio(f1.sum(), len(f1)),
