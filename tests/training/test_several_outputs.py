@@ -250,7 +250,7 @@ def test_a_head_on_features_may_have_several_outputs_and_arrays_do_as_well() -> 
         ({"task": "multitask", "outputs": None}, r"`outputs` must map names of outputs to tasks.*got None"),
         (
             {"monitor": "kind.acuracy"},
-            r"`monitor` must be one of auto, loss, kind\.loss.*Did you mean `kind\.accuracy`",
+            r"`monitor` must be one of auto, loss, kind\.loss, .*Did you mean `kind\.accuracy`",
         ),
         ({"loss": "huber"}, r"`loss` is each output's own, such as outputs=\{'kind': \{…, 'loss': 'huber'\}\}"),
         ({"sampling": "balanced"}, r"`sampling` 'balanced' is for one output"),
