@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,34 +13,43 @@ from sparkwright.scoring.process.engine import score
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs file locks")
 
+ROWS = 60  # in pairs and in threes
 
-class Slow:
-    """A block whose rows take 20 ms each; tells how many were read at the same time."""
 
-    now = most = 0
-    lock = threading.Lock()
+class Meeting:
+    """A block each of whose rows waits until so many are being read at the same time; tells the most that were.
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    So that the number is not the machine's to choose: how many threads have something to do at a moment is.
+
+    Args:
+        together: How many.
+        met: Called when they are.
+    """
+
+    def __init__(self, together: int, met: Callable[[], object] | None = None) -> None:
+        self._now = self.most = 0
+        self._lock = threading.Lock()
+        self._barrier = threading.Barrier(together, met, timeout=60)
 
     def __len__(self) -> int:
-        return self.rows
+        return ROWS
 
     def read(self, row: int, out: np.ndarray) -> None:
-        with self.lock:
-            Slow.now += 1
-            Slow.most = max(Slow.most, Slow.now)
-        time.sleep(0.02)
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        self._barrier.wait()
+        time.sleep(0.01)
         out[:] = row
-        with self.lock:
-            Slow.now -= 1
+        with self._lock:
+            self._now -= 1
 
 
-def scored(cores: Cores | None, threads: int) -> tuple[int, list[float]]:
-    Slow.most = 0
-    blocks = list(score([Slow(60)], lambda x: x, (1,), batch_size=2, threads=threads, cores=cores))
+def most_at_once(rows: Meeting, cores: Cores, threads: int) -> int:
+    blocks = list(score([rows], lambda x: x, (1,), batch_size=2, threads=threads, cores=cores))
     assert blocks[0].outputs is not None
-    return Slow.most, blocks[0].outputs[:, 0].tolist()
+    assert blocks[0].outputs[:, 0].tolist() == list(range(ROWS))
+    return rows.most
 
 
 def test_a_core_is_taken_once(tmp_path: Path) -> None:
@@ -74,15 +84,13 @@ def test_the_core_of_a_process_that_dies_is_free_again(tmp_path: Path) -> None:
 
 def test_spare_threads_use_free_cores_alone(tmp_path: Path) -> None:
     mine, others = Cores(tmp_path, 3), Cores(tmp_path, 3)
-    most, values = scored(mine, threads=1)
-    assert most == 3
-    assert values == list(range(60))
-    busy = [others.take(), others.take()]
-    most, values = scored(mine, threads=1)
-    assert most == 1
-    assert values == list(range(60))
-    others.give(busy[0])
-    assert scored(mine, threads=1)[0] == 2
+    left: list[int | None] = []
+    assert most_at_once(Meeting(3, lambda: left.append(others.take())), mine, threads=1) == 3
+    assert set(left) == {None}  # each of the three has a core
+    others.take(), others.take()
+    assert most_at_once(Meeting(1), mine, threads=1) <= 2  # a spare one may have the core while its own thread waits
+    others.take()
+    assert most_at_once(Meeting(1), mine, threads=1) == 1
     mine.close()
     others.close()
 
@@ -90,9 +98,7 @@ def test_spare_threads_use_free_cores_alone(tmp_path: Path) -> None:
 def test_own_threads_work_without_a_free_core(tmp_path: Path) -> None:
     mine, others = Cores(tmp_path, 2), Cores(tmp_path, 2)
     assert [others.take(), others.take()] == [0, 1]
-    most, values = scored(mine, threads=2)
-    assert most == 2
-    assert values == list(range(60))
+    assert most_at_once(Meeting(2), mine, threads=2) == 2
     assert mine.take() is None
     mine.close()
     others.close()
