@@ -9,6 +9,9 @@ session of one kind only, and Spark spends much of a test waiting.
   on Hadoop: one is started for all;
 - ``none``: what uses neither.
 
+Each way of using Spark is taken on both kinds once: a stage and its saving, a query, a training, its errors, files of
+each rule. The other cases of that way run on one kind alone.
+
 Without that variable all that was named runs, on a classic session.
 """
 

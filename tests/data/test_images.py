@@ -8,7 +8,7 @@ from PIL import Image
 from sparkwright.data.images import Images, read_images
 from sparkwright.errors import ColumnError, EnvironmentNotReadyError, InputError, NotFoundError
 
-pytestmark = pytest.mark.connect
+pytestmark = pytest.mark.connect(only=True)
 
 ODD_NAMES = (
     *("a b.jpg", "50%.jpg", "%41.jpg", "ö'\".JPG", "[x]/y.jpg", "k=v/z.Png", "日本/é😀.jpeg", "{q}.jpg", "a#b,c?.jpg"),
@@ -37,6 +37,7 @@ def write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]
     return str(path)
 
 
+@pytest.mark.connect
 def test_a_photo_becomes_a_row_with_path_key_content_and_label(spark, photos):
     images = read_images(spark, photos, labels="folder")
 
@@ -59,6 +60,7 @@ def test_keys_stay_when_the_folder_moves(spark, photos, tmp_path):
     assert keys(read_images(spark, tmp_path / "elsewhere")) == before
 
 
+@pytest.mark.connect
 def test_names_with_odd_characters_are_read_as_they_are(spark, tmp_path):
     for name in ODD_NAMES:
         file = tmp_path / "odd [1] ü%20" / name
@@ -88,6 +90,7 @@ def test_the_label_can_be_a_regular_expression_on_the_key(spark, photos):
     assert read_images(spark, photos, labels=r"/([cd])").classes == ("c", "d")
 
 
+@pytest.mark.connect
 def test_the_label_can_come_from_a_table_by_the_end_of_the_path(spark, photos, tmp_path):
     table = write_table(
         tmp_path / "labels.csv",
@@ -117,6 +120,7 @@ def test_the_label_can_come_from_a_table_by_the_end_of_the_path(spark, photos, t
     assert images.missing_examples == ("/cat_1.png", "t_1.png")
 
 
+@pytest.mark.connect
 def test_a_table_can_be_parquet_or_a_data_frame(spark, photos, tmp_path):
     table = spark.createDataFrame([("cat_0.png", 3), ("dog_1.png", 4)], "path string, label int")
     table.write.parquet(str(tmp_path / "labels"))
@@ -210,6 +214,7 @@ def test_several_paths_and_globs_share_a_root_so_that_keys_stay_distinct(spark, 
     assert len(keys(read_images(spark, [photos, photos / "cat"]))) == 8
 
 
+@pytest.mark.connect
 def test_a_relative_path_is_relative_to_this_process(spark, photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     assert read_images(spark, "photos", labels="folder").classes == ("cat", "dog", "eel")
@@ -224,6 +229,7 @@ def test_small_photos_share_partitions(spark, tmp_path):
     assert images.rows.selectExpr("spark_partition_id()").distinct().count() <= 6
 
 
+@pytest.mark.connect
 def test_a_missing_folder_says_which_it_may_be(spark, photos):
     with pytest.raises(NotFoundError, match=r"No such path: .*photo\. Did you mean `photos`\?"):
         read_images(spark, photos.parent / "photo")
@@ -269,6 +275,7 @@ def test_an_empty_path_is_an_error(spark):
         read_images(spark, [])
 
 
+@pytest.mark.connect
 def test_a_file_system_that_spark_lacks_is_named(spark):
     with pytest.raises(EnvironmentNotReadyError, match=r"Spark has no file system for s?nix"):
         read_images(spark, "nix://host/photos")

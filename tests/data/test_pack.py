@@ -14,8 +14,6 @@ from sparkwright.data.pack import MANIFEST, pack
 from sparkwright.errors import ExistsError, InputError, NotFoundError, StorageError
 from sparkwright.events import Progress
 
-pytestmark = pytest.mark.connect
-
 Spark = Any
 
 
@@ -37,6 +35,7 @@ def contents(images: Any) -> list[tuple[str, str, bytes, str]]:
     return sorted((row.path, row.key, bytes(row.content), row.label) for row in images.rows.collect())
 
 
+@pytest.mark.connect
 def test_a_pack_reads_as_the_loose_files_did(spark: Spark, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "packed"
     seen: list[Progress] = []

@@ -64,7 +64,6 @@ def test_the_split_depends_on_neither_order_nor_partitions(spark):
     assert sides(split(rows_of(spark, classes), seed=4)) != once
 
 
-@pytest.mark.connect
 def test_a_fixed_number_of_each_class(spark):
     rows = rows_of(spark, {"a": 31, "b": 12})
     seen: list[Event] = []
@@ -79,7 +78,6 @@ def test_a_fixed_number_of_each_class(spark):
     assert counts[None] == {"a": 21, "b": 2}
 
 
-@pytest.mark.connect
 def test_the_stable_method_moves_no_row_when_others_come(spark):
     few = sides(split(rows_of(spark, {"a": 100, "b": 100}), method="stable"))
     more = sides(split(rows_of(spark, {"a": 200, "b": 150, "c": 30}), method="stable"))
@@ -92,7 +90,6 @@ def test_the_stable_method_leaves_a_side_of_fraction_zero_empty(spark):
     assert set(found.values()) == {"train", "validation"}
 
 
-@pytest.mark.connect
 def test_groups_in_one_class_each_are_cut_class_by_class(spark):
     rows = [(f"{name}{g}_{i}", name, f"{name}{g}") for name in "ab" for g in range(20) for i in range(1 + g % 5)]
     frame = spark.createDataFrame(rows, "key string, label string, patient string")
@@ -160,7 +157,6 @@ def test_other_wrong_arguments_are_errors(spark):
         split(rows, label="lable")
 
 
-@pytest.mark.connect
 def test_the_folders_above_the_classes_can_be_the_sides(spark):
     keys = [f"{side}/{name}/{i}.jpg" for side in ("train", "Val", "test") for name in "ab" for i in range(5)]
     frame = spark.createDataFrame([(key, key.split("/")[1]) for key in keys], "key string, label string")
@@ -171,7 +167,6 @@ def test_the_folders_above_the_classes_can_be_the_sides(spark):
     }
 
 
-@pytest.mark.connect
 def test_without_a_validation_folder_training_rows_validate(spark):
     keys = [f"data/{side}/{name}/{i}.jpg" for side in ("train", "test") for name in "ab" for i in range(10)]
     frame = spark.createDataFrame([(key, key.split("/")[2]) for key in keys], "key string, label string")

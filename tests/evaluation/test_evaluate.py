@@ -9,7 +9,7 @@ import sklearn.metrics as sk
 from sparkwright.errors import ColumnError, InputError
 from sparkwright.evaluation.evaluate import evaluate, evaluate_regression, most_confidently_wrong
 
-pytestmark = [pytest.mark.spark, pytest.mark.connect]
+pytestmark = pytest.mark.spark
 
 CLASSES = ("cat", "dog", "emu")
 SCHEMA = "path string, label string, probabilities array<float>, error struct<kind:string,message:string>"
@@ -38,6 +38,7 @@ def expected(rows):
     return [CLASSES.index(row[1]) for row in kept], np.array([row[2] for row in kept])
 
 
+@pytest.mark.connect
 def test_evaluate_equals_scikit_learn_and_counts_every_row(frame, expected):
     labels, probabilities = expected
     found = evaluate(frame, CLASSES, top_k=2)
@@ -62,6 +63,7 @@ def test_evaluate_of_no_rows_gives_none(frame):
     assert (found["rows"], found["evaluated"], found["accuracy"]) == (0, 0, None)
 
 
+@pytest.mark.connect
 def test_evaluate_takes_vectors_numbers_and_other_names(spark):
     from pyspark.ml.functions import array_to_vector
 
@@ -94,11 +96,13 @@ def test_evaluate_refuses_one_class_and_doubled_classes(frame):
         evaluate(frame, ["cat", "cat"])
 
 
+@pytest.mark.connect
 def test_evaluate_with_classes_of_another_model_brings_the_workers_error_to_the_driver(frame):
     with pytest.raises(InputError, match="A row has 3 probabilities, and there are 2 classes"):
         evaluate(frame, ["cat", "dog"])
 
 
+@pytest.mark.connect
 def test_evaluate_regression_equals_scikit_learn_for_any_partitioning(spark):
     rng = np.random.default_rng(1)
     labels = rng.normal(100, 5, 60)

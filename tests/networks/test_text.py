@@ -93,7 +93,7 @@ def test_a_vocabulary_without_words_is_refused():
 
 
 @pytest.mark.spark
-@pytest.mark.connect
+@pytest.mark.connect(only=True)
 def test_spark_counts_the_same_vocabulary_of_the_training_rows(spark):
     texts = ["a b ä", "b ä c", "c c c", "ä zz zz zz zz", None]
     sides = ["train", "train", "train", "test", "train"]

@@ -64,7 +64,6 @@ def wait_for(condition: Any, seconds: float = 90) -> Any:
     return found
 
 
-@pytest.mark.connect
 def test_photos_that_crash_or_never_end_cost_their_rows_alone_where_spark_retries_nothing(
     spark: Any, faults: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,7 @@ class KilledJob(TrainingJob):
             checkpoints.write_file = write
 
 
-@pytest.mark.connect
+@pytest.mark.connect(only=True)
 def test_a_worker_that_is_killed_twice_changes_no_bit(
     spark: SparkSession, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

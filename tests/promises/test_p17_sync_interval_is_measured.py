@@ -152,7 +152,6 @@ def test_an_interval_is_measured_on_real_clocks_too() -> None:
     assert chosen.share <= 0.05
 
 
-@pytest.mark.connect
 def test_a_gang_measures_and_compresses_to_the_bits_of_one_process(spark: Any) -> None:
     x = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
     rows = spark.createDataFrame(

@@ -13,11 +13,10 @@ from sparkwright.scoring.predictions import write_predictions
 from .photos import means_network, photo_rows, png
 from .test_model_transformer import photo_model
 
-pytestmark = pytest.mark.connect
-
 PHOTOS = [*[png(red) for red in range(20)], b"text", None]
 
 
+@pytest.mark.connect
 def test_predictions_list_the_rows_that_failed_beside_them(spark: Any, tmp_path: Path) -> None:
     out = str(tmp_path / "predictions")
     assert write_predictions(photo_rows(spark, PHOTOS), photo_model(), out, max_error_rate=0.2) == (22, 2)

@@ -126,7 +126,6 @@ def test_too_many_failures_commit_nothing_and_name_the_files(spark: Spark, tmp_p
     assert (made.manifest.errors, made.computed, made.reused) == (3, 3, 7)
 
 
-@pytest.mark.connect
 def test_rows_that_failed_are_listed_with_path_kind_and_message(spark: Spark, tmp_path: Path) -> None:
     out = str(tmp_path / "features")
     contents = [*[png(1)] * 7, b"text", b"", None]
@@ -142,7 +141,6 @@ def test_rows_that_failed_are_listed_with_path_kind_and_message(spark: Spark, tm
     assert not list(tmp_path.rglob("errors"))
 
 
-@pytest.mark.connect
 def test_the_first_failed_row_can_stop_the_job_and_is_named(spark: Spark, tmp_path: Path) -> None:
     contents = [*[png(red) for red in range(20)], b"text", *[png(red) for red in range(20)]]
     with pytest.raises(ErrorRateError, match=r"The row with path photo00020 failed, .* failfast .*: unreadable: "):

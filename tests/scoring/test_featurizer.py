@@ -16,7 +16,7 @@ from sparkwright.session import worker_errors
 
 from .photos import answer, means_network, photo_rows, png
 
-pytestmark = pytest.mark.connect
+pytestmark = pytest.mark.connect(only=True)
 
 Spark = Any
 
@@ -26,6 +26,7 @@ def collect(rows: Any) -> list[Any]:
         return sorted(rows.collect(), key=lambda row: row.path)
 
 
+@pytest.mark.connect
 def test_features_stand_beside_all_input_columns(spark: Spark) -> None:
     rows = photo_rows(spark, [png(red) for red in range(11)])
     scored = Featurizer(network=means_network(), batchSize=4).transform(rows)
@@ -58,6 +59,7 @@ def test_null_and_corrupt_rows_keep_their_place(spark: Spark) -> None:
     assert "decoded" in found[2].error.message
 
 
+@pytest.mark.connect
 def test_a_task_with_too_many_failures_stops_the_job(spark: Spark) -> None:
     rows = photo_rows(spark, [png(1)] * 20 + [b"text"] * 10, partitions=1)
     with pytest.raises(ErrorRateError, match=r"10 of 30 rows of task \d+ failed, more than maxErrorRate=0.05 allows"):
@@ -65,6 +67,7 @@ def test_a_task_with_too_many_failures_stops_the_job(spark: Spark) -> None:
     assert len(collect(Featurizer(network=means_network(), maxErrorRate=0.5).transform(rows))) == 30
 
 
+@pytest.mark.connect
 def test_arrays_and_vectors_are_scored_by_a_network_of_numbers(spark: Spark) -> None:
     head = mlp(2, 2, hidden=[3])
     x = np.array([[0.5, -1.0], [2.0, 3.0]], np.float32)
@@ -81,6 +84,7 @@ def test_arrays_and_vectors_are_scored_by_a_network_of_numbers(spark: Spark) -> 
     assert np.allclose(found[0].v.toArray(), x[0])
 
 
+@pytest.mark.connect
 def test_a_saved_stage_needs_nothing_else_and_gives_the_same(spark: Spark, tmp_path: Path) -> None:
     rows = photo_rows(spark, [png(red) for red in range(3)])
     featurizer = Featurizer(network=means_network(), outputCol="embedding", batchSize=2, dropInput=True)
@@ -96,6 +100,7 @@ def test_a_saved_stage_needs_nothing_else_and_gives_the_same(spark: Spark, tmp_p
     assert not list(tmp_path.rglob("*.pkl"))
 
 
+@pytest.mark.connect
 def test_a_pipeline_fits_saves_and_loads_with_a_featurizer_in_it(spark: Spark, tmp_path: Path) -> None:
     rows = photo_rows(spark, [png(red) for red in range(3)])
     pipeline = Pipeline(stages=[Featurizer(network=means_network(), layer="flat", outputCol="f", dropInput=True)])

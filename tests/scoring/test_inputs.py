@@ -24,8 +24,6 @@ from .photo_server import PhotoServer, photo_server
 from .photos import answer, means_network, photo_rows, png
 from .test_model_transformer import photo_model
 
-pytestmark = pytest.mark.connect
-
 Spark = Any
 
 LIMITS = FetchLimits(timeout_s=3, silence_timeout_s=0.5, retries=1, max_bytes=1 << 20, allow_private=True)
@@ -42,6 +40,7 @@ def collect(rows: Any, by: str = "path") -> list[Any]:
         return sorted(rows.collect(), key=lambda row: row[by])
 
 
+@pytest.mark.connect
 def test_good_and_broken_urls_and_paths_of_one_column_all_keep_their_rows(
     spark: Spark, server: PhotoServer, tmp_path: Path
 ) -> None:
@@ -106,6 +105,7 @@ def test_limits_are_saved_with_the_stage(spark: Spark, tmp_path: Path) -> None:
         Featurizer(fetchLimits="5 s")
 
 
+@pytest.mark.connect
 def test_sparks_own_images_give_what_the_same_photos_bytes_give(spark: Spark, tmp_path: Path) -> None:
     for red in range(5):
         (tmp_path / f"{red}.png").write_bytes(png(red, 2 * red, 3 * red))

@@ -15,7 +15,7 @@ from sparkwright.scoring.predictor import Predictor
 
 from .photos import means_network, photo_rows, png
 
-pytestmark = pytest.mark.connect
+pytestmark = pytest.mark.connect(only=True)
 
 Spark = Any
 CLASSES = ("cat", "dog", "eel")
@@ -39,6 +39,7 @@ def collect(rows: Any) -> list[Any]:
     return sorted(rows.collect(), key=lambda row: row.path)
 
 
+@pytest.mark.connect
 def test_photos_get_label_probability_and_the_best(spark: Spark) -> None:
     stage = ModelTransformer(model=photo_model(), topCol="top", top=2, maxErrorRate=0.5, dropInput=True)
     scored = stage.transform(photo_rows(spark, PHOTOS))
@@ -106,6 +107,7 @@ def test_an_empty_frame_gives_no_rows_but_all_columns(spark: Spark) -> None:
     assert scored.collect() == []
 
 
+@pytest.mark.connect
 def test_a_saved_pipeline_needs_neither_run_nor_model_folder(spark: Spark, tmp_path: Path) -> None:
     where = str(tmp_path / "model")
     photo_model().save(where)

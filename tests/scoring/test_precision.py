@@ -96,7 +96,6 @@ def test_a_sample_is_the_same_however_the_photos_lie_and_too_few_are_refused(spa
         precision.draw_sample(photo_rows(spark, contents[:3]), shape)
 
 
-@pytest.mark.connect
 def test_a_sample_of_paths_is_that_of_the_photos_that_lie_there(spark: "SparkSession", tmp_path: Path) -> None:
     contents = [png(red, 255 - red, 3 * red % 256) for red in range(0, 200, 8)]
     places = [str(tmp_path / f"{number}.png") for number in range(len(contents))]
@@ -111,7 +110,6 @@ def test_a_sample_of_paths_is_that_of_the_photos_that_lie_there(spark: "SparkSes
         precision.draw_sample(spark.sql("SELECT array(1.0) AS x"), shape, "x")
 
 
-@pytest.mark.connect
 def test_what_agrees_too_little_is_refused_with_the_figures(spark: "SparkSession") -> None:
     photos = photo_rows(spark, [png(red, 255 - red, 3 * red % 256) for red in range(0, 60)])
     reduced = reduce_precision(means_network(), photos, "int8")

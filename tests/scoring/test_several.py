@@ -15,7 +15,7 @@ from sparkwright.scoring.several import several_outputs
 
 from .photos import means_network, photo_rows, png
 
-pytestmark = pytest.mark.connect
+pytestmark = pytest.mark.connect(only=True)
 
 Spark = Any
 CLASSES = ("cat", "dog", "eel")
@@ -31,6 +31,7 @@ def collect(rows: Any) -> list[Any]:
     return sorted(rows.collect(), key=lambda row: row.path)
 
 
+@pytest.mark.connect
 def test_one_pass_gives_layers_and_all_that_is_made_of_the_scores(spark: Spark) -> None:
     model = photo_model()
     outputs = {
@@ -110,6 +111,7 @@ def test_a_network_without_names_of_classes_gives_numbers() -> None:
         Model(None, None, "classification")
 
 
+@pytest.mark.connect
 def test_outputs_are_saved_with_the_pipeline(spark: Spark, tmp_path: Path) -> None:
     outputs = {"embedding": "flat", "kind": "label"}
     stages = [ModelTransformer(model=photo_model(), outputs=outputs, dropInput=True)]

@@ -13,7 +13,7 @@ from sparkwright.session import worker_errors
 
 from .photos import means_network, photo_rows, png
 
-pytestmark = pytest.mark.connect
+pytestmark = pytest.mark.connect(only=True)
 
 Spark = Any
 CLASSES = ("cat", "dog", "eel")
@@ -25,6 +25,7 @@ def photo_model() -> Model:
     return Model(network=means_network(), head=head, task="classification", classes=CLASSES)
 
 
+@pytest.mark.connect
 def test_a_query_gives_what_the_transformer_gives(spark: Spark) -> None:
     rows = photo_rows(spark, PHOTOS)
     rows.createOrReplaceTempView("photos")
@@ -73,6 +74,7 @@ def test_paths_and_images_are_arguments_too(spark: Spark, tmp_path: Path) -> Non
         assert pixels == path
 
 
+@pytest.mark.connect
 def test_a_query_ends_where_too_much_fails_or_the_column_is_another(spark: Spark) -> None:
     photo_rows(spark, [b"text"] * 50, partitions=1).createOrReplaceTempView("texts")
     register(spark, "strict", photo_model(), max_error_rate=0.1)
@@ -82,6 +84,7 @@ def test_a_query_ends_where_too_much_fails_or_the_column_is_another(spark: Spark
         spark.sql("SELECT strict(array(1.0f)).label").collect()
 
 
+@pytest.mark.connect
 def test_a_function_is_replaced_and_forgotten(spark: Spark) -> None:
     one = photo_model()
     other = one.replace(classes=("x", "y", "z"))

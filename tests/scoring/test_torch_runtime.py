@@ -146,7 +146,6 @@ def test_an_onnx_graph_has_no_file_for_torch() -> None:
         _ = graph.safetensors
 
 
-@pytest.mark.connect
 def test_a_network_in_bfloat16_is_run_by_torch_on_the_executors(spark: "SparkSession") -> None:
     from sparkwright.scoring.featurizer import Featurizer
 

@@ -95,7 +95,6 @@ def test_an_estimator_is_saved_and_loaded(spark: SparkSession, tmp_path: Path) -
     assert loaded.uid == estimator.uid
 
 
-@pytest.mark.connect
 def test_labels_that_are_numbers_are_predicted_as_numbers(table: DataFrame) -> None:
     model = MLPClassifier(labelCol="index", epochs=8, batchSize=16, optimizer="sgd").fit(table)
     predicted = model.transform(table).select("index", "prediction")
@@ -103,7 +102,6 @@ def test_labels_that_are_numbers_are_predicted_as_numbers(table: DataFrame) -> N
     assert predicted.where("index = prediction").count() > 190
 
 
-@pytest.mark.connect
 def test_a_training_in_a_run_folder_is_a_run_with_a_report(table: DataFrame, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     model = MLPClassifier(splitCol="split", epochs=2, batchSize=8, healthEvery=4, runDir=run).fit(table)
@@ -118,7 +116,6 @@ def test_a_training_in_a_run_folder_is_a_run_with_a_report(table: DataFrame, tmp
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.connect
 def test_a_regression_predicts_in_the_targets_units(table: DataFrame) -> None:
     estimator = MLPRegressor(labelCol="size", splitCol="split", epochs=60, batchSize=8, learningRate=0.05)
     model = estimator.fit(table)

@@ -27,7 +27,7 @@ from sparkwright.training.config import TrainingConfig
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.store import Store
 
-pytestmark = [pytest.mark.connect, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 CONFIG = TrainingConfig(
     hidden=(8,), optimizer="sgd", dropout=0.2, epochs=5, batch_size=16, learning_rate=0.02, refit=True, patience=None
@@ -74,7 +74,7 @@ def digest(result: TrainingResult) -> str:
     ("workers", "shape"),
     [
         (1, lambda df: df.coalesce(1)),
-        (2, lambda df: df.repartition(7)),
+        pytest.param(2, lambda df: df.repartition(7), marks=pytest.mark.connect),
         (2, lambda df: df.orderBy("label").coalesce(2)),
         (None, lambda df: df.withColumn("features", F.col("features").cast("array<double>"))),
     ],
@@ -97,6 +97,7 @@ def test_vectors_give_the_same_weights_as_arrays(table: DataFrame, expected: Tra
     assert digest(train(vectors, CONFIG, split="split")) == digest(expected)
 
 
+@pytest.mark.connect
 def test_events_reach_the_driver(table: DataFrame, rows: Rows) -> None:
     events: list[Event] = []
     result = train(table, CONFIG, split="split", num_workers=2, emit=events.append)
@@ -203,7 +204,7 @@ class FailingJob(TrainingJob):
         return super()._stored(batches, hosted, rank, emit)
 
 
-@pytest.mark.parametrize("where", ["before", "during"])
+@pytest.mark.parametrize("where", ["before", pytest.param("during", marks=pytest.mark.connect)])
 def test_a_failing_worker_is_named_with_its_traceback(
     table: DataFrame, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_failing_worker_is_named_with_its_traceback(
     assert "test_fit.py" in message
 
 
+@pytest.mark.connect
 def test_a_killed_worker_ends_the_training_soon(table: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(fit, "TrainingJob", FailingJob)

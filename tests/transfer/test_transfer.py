@@ -79,7 +79,7 @@ def test_the_model_labels_photos_without_spark_as_the_run_did(run, spark, digits
     )
 
 
-@on_connect_too
+@pytest.mark.connect(only=True)
 def test_training_again_on_the_features_gives_the_same_head(run, spark, tmp_path):
     again = train_features(spark, f"{run.run}/features", str(tmp_path / "again"))
     saved = Model.load(f"{again.run}/model")

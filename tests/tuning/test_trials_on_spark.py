@@ -27,7 +27,7 @@ from sparkwright.tuning.runners.spark import SparkRunner, TrialJob
 from sparkwright.tuning.setup import Setup
 from sparkwright.tuning.trials import Assignment, Measurement
 
-pytestmark = [pytest.mark.timeout(420), pytest.mark.connect]
+pytestmark = pytest.mark.timeout(420)
 
 BASE = TrainingConfig(epochs=4, replicas=2, batch_size=16, learning_rate=0.01, patience=None)
 COLUMNS = Columns(("x",), "y", None, "split")
@@ -77,6 +77,7 @@ class KilledJob(TrialJob):
             Replica.backward = backward  # type: ignore[method-assign]  # the process is used again
 
 
+@pytest.mark.connect
 def test_trials_on_spark_are_those_of_this_process(
     spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ class SlowJob(TrialJob):
         yield from super().__call__(batches)
 
 
+@pytest.mark.connect
 def test_jobs_that_take_too_long_are_ended_and_so_are_those_of_a_runner_that_is_closed(
     spark: SparkSession, table: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
