@@ -28,7 +28,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,12 +58,14 @@ __all__ = [
     "FIT",
     "IMPORTANCE",
     "METRICS",
+    "SEARCH",
     "SPACE",
     "THUMBNAILS",
     "TRIALS",
     "TUNING",
     "Run",
     "check_folder",
+    "opened",
     "read_run",
     "write_run_report",
 ]
@@ -74,8 +76,10 @@ CONFIG, EVENTS, METRICS, CHECKPOINTS = "config.json", "events.jsonl", "metrics.j
 TUNING, TRIALS, SPACE, IMPORTANCE = "tuning", "trials.json", "space.json", "importance.json"
 THUMBNAILS, REPORT = "wrong.json", "report.html"
 
-FIT = "fit"
-"""What runs where Python asked for a training alone. It makes no model in the folder: one there is the user's."""
+FIT, SEARCH = "fit", "search"
+"""What runs where Python asked for a training, or a search, alone. A model in the folder is the user's, not theirs."""
+
+_ALONE = {FIT: "the run of a training", SEARCH: "the run of a search"}
 
 _MADE = (EVENTS, METRICS, REPORT, CHECKPOINTS, TUNING, TRIALS, SPACE, IMPORTANCE, THUMBNAILS)
 _FLUSH_S = 30.0
@@ -164,13 +168,13 @@ class Run:
         if resume and storage.exists(self.path(CONFIG)):
             differences = _differences(json.loads(storage.read_bytes(self.path(CONFIG))), document)
             if differences:
-                anew = "remove it" if document["command"] == FIT else "pass overwrite=True (--overwrite)"
+                anew = "remove it" if document["command"] in _ALONE else "pass overwrite=True (--overwrite)"
                 raise InputError(
                     f"{self.uri} holds a run of another configuration, which cannot be resumed. Differences (there → "
                     f"now): {'; '.join(differences)}. Choose another folder, or {anew}."
                 )
         elif overwrite:
-            for name in (*_MADE, *(() if document["command"] == FIT else ("model", "predictions"))):
+            for name in (*_MADE, *(() if document["command"] in _ALONE else ("model", "predictions"))):
                 storage.remove(self.path(name))
 
     def _copy_events(self, stamped: Stamped) -> None:
@@ -209,6 +213,30 @@ class Run:
             if not failed:
                 raise
             log.exception("The report of %s, which failed, cannot be written", self.uri)  # why it did is to be told
+
+
+def opened(run: str, command: str, asked: Mapping[str, Any], interrupted: Callable[[], bool]) -> Run:
+    """Open the run of what Python asked for: one that was interrupted goes on, one that has ended is replaced.
+
+    Args:
+        run: The folder.
+        command: `FIT` or `SEARCH`.
+        asked: The configuration.
+        interrupted: Whether it was; asked where the folder holds a run of the same command.
+
+    Raises:
+        ExistsError: The folder holds another run, or something else; or another process works there.
+        InputError: What was interrupted there has another configuration; the message lists the differences.
+    """
+    check_folder(run, resume=True)
+    path, goes_on = storage.join(run, CONFIG), False
+    if storage.exists(path):
+        there = json.loads(storage.read_bytes(path))["command"]
+        if there != command:
+            what = _ALONE.get(there, f"a run of `sparkwright {there}`")
+            raise ExistsError(f"{run} holds {what}, which is left alone. Choose another folder.")
+        goes_on = interrupted()
+    return Run(run, command, asked, overwrite=not goes_on, resume=goes_on)
 
 
 def check_folder(uri: str, *, overwrite: bool = False, resume: bool = False) -> None:

@@ -39,14 +39,14 @@ def rows():
 
 def test_the_chosen_one_is_trained_as_it_would_be_alone_and_a_search_that_goes_on_repeats_no_trial(rows, tmp_path):
     first, again = [], []
-    found = search_rows(rows, SEARCH, split="split", run=str(tmp_path), emit=first.append)
+    found = search_rows(rows, SEARCH, split="split", folder=str(tmp_path), emit=first.append)
     assert found.chosen in found.candidates
     assert {seed for candidate in found.candidates for seed in candidate.scores} == {1, 2}
     alone = fit_table(rows, configure(SEARCH.base, found.chosen.values), split="split")
     assert found.trained.head.fingerprint() == alone.head.fingerprint()
     assert found.validated == 50
     assert sum(isinstance(event, TrialStarted) for event in first) == 4
-    repeated = search_rows(rows, SEARCH, split="split", run=str(tmp_path), emit=again.append)
+    repeated = search_rows(rows, SEARCH, split="split", folder=str(tmp_path), emit=again.append)
     assert not any(isinstance(event, TrialStarted) for event in again)
     assert (repeated.candidates, repeated.chosen) == (found.candidates, found.chosen)
     assert [trial.to_dict() for trial in repeated.trials] == [trial.to_dict() for trial in found.trials]
@@ -54,11 +54,13 @@ def test_the_chosen_one_is_trained_as_it_would_be_alone_and_a_search_that_goes_o
 
 def test_a_search_does_not_go_on_with_other_rows(rows, tmp_path):
     few = replace(SEARCH, trials=2, candidates=1, seeds=1)
-    search_rows(rows, few, split="split", run=str(tmp_path))
+    search_rows(rows, few, split="split", folder=str(tmp_path))
     other = {"a": "b", "b": "a"}[rows["label"][4]]
     changed = rows | {"label": np.where(np.arange(150) == 4, other, rows["label"])}
     with pytest.raises(InputError, match=r"rows have changed .* validation: '50 rows, hash \w+' → '50 rows, hash"):
-        search_rows(changed, few, split="split", run=str(tmp_path))
+        search_rows(changed, few, split="split", folder=str(tmp_path))
+    with pytest.raises(InputError, match="Name `run`, whose folder keeps the search, or the `folder` of your own"):
+        search_rows(rows, few, split="split", run=str(tmp_path), folder=str(tmp_path))
 
 
 def test_rows_that_are_left_out_are_told_before_the_first_trial(rows):

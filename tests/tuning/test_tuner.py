@@ -1,6 +1,7 @@
 """The estimator that searches another one's settings, on tables that this process holds: no Spark session."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparkwright import MLPClassifier, MLPRegressor, NetworkClassifier
-from sparkwright.errors import ColumnError, InputError, NameUnknownError
+from sparkwright import MLPClassifier, MLPRegressor, NetworkClassifier, storage
+from sparkwright.errors import ColumnError, ExistsError, InputError, NameUnknownError
+from sparkwright.events import TrialStarted
 from sparkwright.models import Model
+from sparkwright.runs import read_run
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.estimators.models import MLPClassificationModel
 from sparkwright.tuning.config import TuningConfig
@@ -99,8 +102,13 @@ def test_the_model_keeps_its_trials_when_it_is_saved(model: MLPClassificationMod
     assert again.best == model.best
 
 
-def test_a_search_that_was_interrupted_goes_on_in_its_folder(
-    table: pd.DataFrame, model: MLPClassificationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["disk", "memory://tuner/run"])
+def test_a_search_is_a_run_that_goes_on_after_an_interruption_and_has_a_report(
+    table: pd.DataFrame,
+    model: MLPClassificationModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
     from sparkwright.tuning.runners.local import LocalRunner
 
@@ -112,15 +120,38 @@ def test_a_search_that_was_interrupted_goes_on_in_its_folder(
             raise KeyboardInterrupt
         return run(runner, assignments)
 
-    search = tuner(runDir=str(tmp_path))
+    folder = str(tmp_path / "run") if where == "disk" else where
+    search = tuner(runDir=folder)
     monkeypatch.setattr(LocalRunner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search.fit(table)
-    with pytest.raises(InputError, match=r"begun otherwise.*\n- rows: 240 → 239\n- search.trials: 4 → 5"):
-        search.fit(table.head(239), {search.trials: 5})
+    assert "The run failed: KeyboardInterrupt" in page(folder)
+    with pytest.raises(InputError, match=r"of another configuration.*search\.trials: 4 → 5\. .* or remove it"):
+        search.fit(table, {search.trials: 5})
+    with pytest.raises(InputError, match="The rows have changed since the search in"):
+        search.fit(table.head(239))
+    with pytest.raises(ExistsError, match="holds the run of a search, which is left alone"):
+        classifier(runDir=folder).fit(table)
     monkeypatch.setattr(LocalRunner, "run", run)
     assert digest(search.fit(table)) == digest(model)
-    assert list(tmp_path.iterdir()) == []
+    document, metrics, events = read_run(folder)
+    assert (document["command"], document["config"]["search"]["trials"]) == ("search", 4)
+    started = [stamped.event.trial for stamped in events if isinstance(stamped.event, TrialStarted)]
+    assert sorted(set(started)) == list(range(4))
+    assert metrics["search"]["chosen"]["values"] == model.best
+    assert metrics["validation"]["rows"] == (table["split"] == "validation").sum()
+    told = page(folder)
+    assert "The run failed" not in told
+    assert re.findall("<h2>(.*?)</h2>", told)[:2] == ["The chosen configuration", "All configurations"]
+    assert "On the test rows" not in told
+    assert not {"checkpoints", ".lock"} & set(storage.list_files(folder))
+    assert len(search.fit(table, {search.trials: 2, search.seeds: 1}).trials) == 2  # a run that has ended is replaced
+    assert read_run(folder)[0]["config"]["search"]["trials"] == 2
+    storage.remove(folder)
+
+
+def page(run: str) -> str:
+    return storage.read_bytes(storage.join(run, "report.html")).decode()
 
 
 def test_rows_that_validate_are_folds_where_there_is_no_split(table: pd.DataFrame) -> None:

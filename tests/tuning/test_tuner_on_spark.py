@@ -26,12 +26,15 @@ def test_a_pipeline_is_tuned_as_a_table_without_spark(spark: SparkSession, tmp_p
     head = MLPClassifier(splitCol="split", epochs=3, replicas=2, batchSize=16)
     space = Space({"learning_rate": Float(1e-3, 0.1, log=True), "hidden": [[], [8]]})
     tuner = Tuner(estimator=head, space=space, trials=4, parallelTrials=2, candidates=1, seeds=1)
+    tuner.setParams(runDir=str(tmp_path / "run"))
     tuner.save(str(tmp_path / "tuner"))
     loaded = Tuner.load(str(tmp_path / "tuner"))
     assert loaded.uid == tuner.uid
     assert Space(loaded.getOrDefault("space")) == space
 
     fitted = Pipeline(stages=[loaded]).fit(rows)
+    assert "The chosen configuration" in (tmp_path / "run" / "report.html").read_text()
+    assert not (tmp_path / "run" / "tuning" / "rows").exists()
     fitted.save(str(tmp_path / "model"))
     stage = PipelineModel.load(str(tmp_path / "model")).stages[0]
     alone = tuner.fit(local)

@@ -1,13 +1,12 @@
 """The run of a training that Python asked for: configuration, events, figures and report in a folder."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparkwright import storage
-from sparkwright.errors import ExistsError, InputError
+from sparkwright.errors import InputError
 from sparkwright.events import Emit, Event
-from sparkwright.runs import CHECKPOINTS, CONFIG, FIT, METRICS, Run, check_folder
+from sparkwright.runs import CHECKPOINTS, FIT, METRICS, opened
 from sparkwright.training.checkpoints import newest
 from sparkwright.training.config import TrainingConfig
 from sparkwright.training.result import TrainingResult
@@ -43,8 +42,7 @@ def recorded(
         raise InputError("Name `run`, whose folder holds its checkpoints, or `checkpoints` alone; both are named.")
     if run is None:
         return fit(None if checkpoints is None else storage.to_uri(checkpoints), emit)
-    goes_on = _goes_on(run)
-    with Run(run, FIT, asked, overwrite=not goes_on, resume=goes_on) as kept:
+    with opened(run, FIT, asked, lambda: newest(storage.join(run, CHECKPOINTS)) is not None) as kept:
 
         def tell(event: Event) -> None:
             kept.emit(event)
@@ -56,22 +54,6 @@ def recorded(
         counted = {"rows": result.rows, "skipped": result.skipped, "parameters": result.parameters}
         kept.write(METRICS, {**kept.metrics, **counted, "seconds": seconds})
     return result
-
-
-def _goes_on(run: str) -> bool:
-    """Tell whether a training that was interrupted goes on in a folder.
-
-    Raises:
-        ExistsError: It holds another run, or something else.
-    """
-    check_folder(run, resume=True)
-    path = storage.join(run, CONFIG)
-    if not storage.exists(path):
-        return False
-    command = json.loads(storage.read_bytes(path))["command"]
-    if command != FIT:
-        raise ExistsError(f"{run} holds a run of `sparkwright {command}`, which is left alone. Choose another folder.")
-    return newest(storage.join(run, CHECKPOINTS)) is not None
 
 
 def asked_for(

@@ -5,7 +5,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +18,15 @@ from sparkwright.events import Emit, StageEnded, StageStarted, Warned, ignore
 from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.cluster.fit import train
+from sparkwright.training.recorded import asked_for
 from sparkwright.training.replica.schedule import as_it_was
 from sparkwright.training.result import TrainingResult
 from sparkwright.training.rows.columns import Columns
 from sparkwright.training.rows.population import Invalid
-from sparkwright.training.subject import Head, Subject
+from sparkwright.training.subject import Head, Subject, allowed_classes
 from sparkwright.tuning.config import TuningConfig
+from sparkwright.tuning.recorded import recorded
+from sparkwright.tuning.result import Searched
 from sparkwright.tuning.runners._base import Runner
 from sparkwright.tuning.runners.local import LocalRunner
 from sparkwright.tuning.runners.spark import SparkRunner
@@ -39,30 +41,7 @@ from sparkwright.tuning.trials import Trial
 if TYPE_CHECKING:
     from sparkwright.data.local import LocalTable
 
-__all__ = ["Searched", "search_rows"]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What `search_rows` gives.
-
-    Attributes:
-        trials: All that were tried, by number.
-        candidates: The best few, trained again with other seeds.
-        chosen: The one of them that is kept.
-        trained: It, trained with the search's seed as `train` does.
-        validated: Rows that a trial was compared by; with folds all of them.
-        slots: Jobs that could train at a time.
-        seconds: ``"search"``, ``"selection"`` (of the candidates), ``"training"`` (of the chosen one).
-    """
-
-    trials: list[Trial]
-    candidates: list[Candidate]
-    chosen: Candidate
-    trained: TrainingResult
-    validated: int
-    slots: int
-    seconds: dict[str, float]
+__all__ = ["search_rows"]
 
 
 def search_rows(
@@ -78,6 +57,7 @@ def search_rows(
     invalid: Invalid = "error",
     subject: Subject | None = None,
     run: str | None = None,
+    folder: str | None = None,
     emit: Emit = ignore,
 ) -> Searched:
     """Search on rows, choose, and train the chosen configuration; of rows on the test side nothing is read.
@@ -94,14 +74,17 @@ def search_rows(
         classes: As in `train`.
         invalid: As in `train`.
         subject: What is trained; None: a head on the features.
-        run: A run's folder (path or URI) that driver and workers share, in which a search goes on that was begun
-            there; None: a temporary one on this machine's disk.
+        run: A run's folder (path or URI) that driver and workers share, for configuration, events, trials, metrics and
+            report. A search that was interrupted goes on there; one that has ended is replaced. None keeps no run.
+        folder: The folder of a run that the caller keeps, in place of `run`, in which a search goes on that was begun
+            there. With neither it is kept in a temporary one on this machine's disk.
         emit: What takes the events.
 
     Raises:
         ColumnError: A column is missing or of another type; rows that cannot be trained on, counted by what is wrong.
         InputError: Nothing says which rows validate, or none does; more `threads` than a task has cores; other rows
-            than those of the search that goes on; no trial that could be chosen.
+            than those of the search that goes on, or another configuration; no trial that could be chosen.
+        ExistsError: Another process searches in `run`, or it holds something else than a search's run.
     """
     setup = Setup(
         config.base,
@@ -115,6 +98,21 @@ def search_rows(
         together=config.together,
         losses=config.losses,
     )
+    allowed = allowed_classes(classes, setup.subject)
+    asked = asked_for(config.base, setup.columns, allowed, invalid, setup.subject)
+    search = {name: value for name, value in config.to_dict().items() if name != "base"}
+    asked |= {"group": group, "search": search}
+
+    def searched(kept: str | None, told: Emit) -> Searched:
+        return _searched(rows, config, setup, kept, told)
+
+    return recorded(searched, config, asked, run, folder, emit)
+
+
+def _searched(
+    rows: "DataFrame | LocalTable", config: TuningConfig, setup: Setup, run: str | None, emit: Emit
+) -> Searched:
+    """Search, choose and train; what the search goes on from is kept in a run's folder, if there is one."""
     timed = _Stages(emit)
     with _folder(run) as folder, _runner(rows, setup, folder) as runner:
         census = runner.population.census

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparkwright import storage
 from sparkwright.errors import InputError
 from sparkwright.events import Sink
 from sparkwright.labelled import FeatureRows, Fractions, LabelledRows, TableRows
 from sparkwright.models import Model
-from sparkwright.runs import METRICS, SPACE, TRIALS, TUNING, Run, check_folder
+from sparkwright.runs import Run, check_folder
 from sparkwright.shell_command import shell_command
 from sparkwright.training.estimators.models import to_model
 from sparkwright.tuning.config import TuningConfig
-from sparkwright.tuning.halving import rungs
-from sparkwright.tuning.search_rows import Searched, search_rows
-from sparkwright.tuning.selection import Candidate, optimism
+from sparkwright.tuning.recorded import keep, searching
+from sparkwright.tuning.result import Searched
+from sparkwright.tuning.search_rows import search_rows
+from sparkwright.tuning.selection import Candidate
 from sparkwright.tuning.study import Study
 from sparkwright.tuning.trials import Trial
 
@@ -101,11 +101,18 @@ def tune(
                 seed = config.base.seed
                 rows = TableRows.open(spark, data, columns, label, split, group=group, seed=seed, emit=run.emit)
             rows.require_test()
-        run.write(SPACE, config.searched.to_dict())
-        found = _searched(rows, config, group, run)
+        with searching(run, config):
+            found = search_rows(
+                rows.rows,
+                config,
+                features=rows.columns if len(rows.columns) > 1 else rows.columns[0],
+                label=rows.label,
+                split="split",
+                group=group,
+                folder=run.uri,
+                emit=run.emit,
+            )
         model, metrics = _tested(rows, config, found, given, run)
-        for name in ("rows", "trials"):  # what is left tells what was tried, and lets nothing be tried again
-            storage.remove(run.path(TUNING, name))
     return TuningResult(run.uri, model, found.trials, found.chosen, metrics)
 
 
@@ -123,91 +130,19 @@ def check_heads(config: TuningConfig) -> None:
     Study(config.searched, config.sampler, config.directions)
 
 
-def _searched(rows: LabelledRows, config: TuningConfig, group: str | None, run: Run) -> Searched:
-    """Search on the rows that are not tested on; a refusal of these leaves nothing in the run's folder."""
-    try:
-        return search_rows(
-            rows.rows,
-            config,
-            features=rows.columns if len(rows.columns) > 1 else rows.columns[0],
-            label=rows.label,
-            split="split",
-            group=group,
-            run=run.uri,
-            emit=run.emit,
-        )
-    except InputError:
-        if not storage.list_files(run.path(TUNING, "results")):
-            storage.remove(run.path(TUNING))
-            storage.remove(run.path(SPACE))
-        raise
-
-
 def _tested(
     rows: LabelledRows, config: TuningConfig, found: Searched, given: dict[str, Any], run: Run
 ) -> tuple[Model, dict[str, Any]]:
     """Test the chosen configuration, once; keep model, metrics and trials in the run."""
-    trained, lineage = found.trained, {"config": given, "trial": found.chosen.trial}
+    lineage = {"config": given, "trial": found.chosen.trial}
     key = rows.features.manifest.key if isinstance(rows, FeatureRows) else None
-    model = to_model(trained, key)
+    model = to_model(found.trained, key)
     model = model.replace(lineage={**model.lineage, **lineage})
     with run.stage("predictions"):
         data = rows.describe(run.emit)
         test = rows.test(model, run, data)
-    figures = trained.validation or found.chosen.metrics
-    epoch = trained.best_epoch
-    validation = {**figures, "rows": found.validated, "epoch": epoch, "temperature": trained.temperature}
-    metrics: dict[str, Any] = {"validation": validation, "test": test, "data": data}
-    metrics["search"] = _summary(config, found, test)
     with run.stage("model"):
-        model = model.replace(metrics={side: metrics[side] for side in ("validation", "test")})
+        model = model.replace(metrics={"validation": found.figures, "test": test})
         model.save(run.path("model"), overwrite=True)
-    metrics["seconds"] = {**found.seconds, **run.seconds}
     run.metrics = {"test": {"accuracy": test["accuracy"]}}
-    run.write(TRIALS, _trials(config, found, test))
-    run.write(METRICS, metrics)
-    return model, metrics
-
-
-def _summary(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of the search."""
-    states: dict[str, int] = {}
-    for trial in found.trials:
-        states[trial.state] = states.get(trial.state, 0) + 1
-    accuracy = found.chosen.metrics.get("accuracy")
-    return {
-        "metric": config.metric,
-        "direction": config.direction,
-        "trials": states,
-        "epochs": sum(trial.epochs for trial in found.trials),
-        "chosen": found.chosen.to_dict(),
-        # Over the seeds, so that what is told is the search's optimism, not one training's luck.
-        "optimism": None
-        if accuracy is None or not test["evaluated"]
-        else optimism(accuracy, found.validated, test["accuracy"], test["evaluated"]),
-    }
-
-
-def _trials(config: TuningConfig, found: Searched, test: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``trials.json`` holds: see `SearchRecord` of the report."""
-    metric = config.metric
-    # The test's log-loss is that of calibrated probabilities, which no trial's is: there is nothing to compare.
-    on_test = {"accuracy": test["accuracy"], "balanced_accuracy": test["balanced_accuracy"]}
-    on_test["macro_f1"] = (test["macro"] or {}).get("f1")
-    return {
-        "metric": metric,
-        "direction": config.direction,
-        "epochs": config.base.epochs,
-        "rungs": rungs(config.base.epochs, config.first_rung, config.eta),
-        "space": config.searched.to_dict(),
-        "objectives": config.directions,
-        "candidates": [candidate.to_dict() for candidate in found.candidates],
-        "chosen": found.chosen.trial,
-        "test": on_test.get(metric),
-        "refit": config.base.refit or config.folds is not None,
-        "slots": found.slots,
-        "sampler": config.to_dict()["sampler"],
-        "seed": config.base.seed,
-        "repeats": config.repeats,
-        "trials": [trial.to_dict() for trial in found.trials],
-    }
+    return model, keep(run, config, found, {"test": test, "data": data})

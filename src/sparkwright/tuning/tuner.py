@@ -2,23 +2,16 @@
 
 # ruff: noqa: N815  Params are camelCase
 
-import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from pyspark.ml import Estimator
 from pyspark.ml.param import TypeConverters
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable, DefaultParamsWriter, MLWriter
-from pyspark.sql import DataFrame
 
-from sparkwright import storage
-from sparkwright.data.local import to_arrow
-from sparkwright.errors import InputError, differences
-from sparkwright.locks import locked
+from sparkwright.errors import InputError
 from sparkwright.models import Model
-from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.estimators.heads import Checked, MLPClassifier, MLPRegressor, TrainingEstimator
 from sparkwright.training.estimators.models import TrainedModel, to_model
 from sparkwright.training.estimators.networks import NetworkClassifier, NetworkRegressor
@@ -33,7 +26,8 @@ from sparkwright.training.estimators.params import (
 )
 from sparkwright.training.rows.readers import ImageReader
 from sparkwright.tuning.config import TuningConfig
-from sparkwright.tuning.search_rows import Searched, search_rows
+from sparkwright.tuning.result import Searched
+from sparkwright.tuning.search_rows import search_rows
 from sparkwright.tuning.space import Space
 from sparkwright.tuning.trials import Trial
 
@@ -88,9 +82,10 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         timeLimitSeconds: Seconds after which no more trials start or go on; None: no limit.
         trialTimeLimitSeconds: Seconds that a trial may train, on each fold; one that takes longer has failed. None: any
             time.
-        runDir: Folder (path or URI) that driver and executors share, in which a search that was interrupted goes on
-            when it is fitted again; one of other settings is refused. When it has ended well, what it kept is removed.
-            None: a temporary one on this machine, which executors of other machines cannot see.
+        runDir: Folder (path or URI) that driver and executors share, in which the search is a run: configuration,
+            events and trials, metrics and ``report.html`` at the end, also if it fails. A search that was interrupted
+            goes on there when it is fitted again; one of other settings or other rows is refused. One that has ended is
+            replaced. None: a temporary one on this machine, which executors of other machines cannot see.
 
     Example:
         >>> head = MLPClassifier(splitCol="split")
@@ -134,7 +129,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
     maxSecondsPerRow = param("maxSecondsPerRow", "what scoring a row may take; None: any time", number_or_none)
     timeLimitSeconds = param("timeLimitSeconds", "after which no trial starts; None: no limit", number_or_none)
     trialTimeLimitSeconds = param("trialTimeLimitSeconds", "that a trial may train; None: any time", number_or_none)
-    runDir = param("runDir", "folder of a search, to go on from; None: none", anything)
+    runDir = param("runDir", "folder of the search's run, to go on from; None: none", anything)
 
     def __init__(self, **params: Any) -> None:
         super().__init__()
@@ -189,13 +184,10 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             raise InputError("Set the `estimator` whose settings are searched: Tuner(estimator=MLPClassifier(…)).")
         checked = estimator.checked(dataset)
         self._check_rows(estimator, checked)
-        config, run = self._config(checked), self.getOrDefault(self.runDir)
-        with _held(run), estimator.listening() as emit, naming(estimator.regressor):
-            if run is not None:
-                _check_same(run, dataset, config, checked)
+        with estimator.listening() as emit, naming(estimator.regressor):
             found = search_rows(
                 dataset,
-                config,
+                self._config(checked),
                 features=checked.columns.features,
                 label=checked.columns.label,
                 weight=checked.columns.weight,
@@ -203,12 +195,9 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
                 group=self.getOrDefault(self.groupCol),
                 invalid=estimator.getOrDefault(estimator.handleInvalid),
                 subject=checked.subject,
-                run=run,
+                run=self.getOrDefault(self.runDir),
                 emit=emit,
             )
-            if run is not None:  # the model has the trials now; another search may begin here
-                for name in (TUNING, CHECKPOINTS):
-                    storage.remove(storage.join(storage.to_uri(run), name))
         model = to_model(found.trained, checked.key)
         return estimator.stage(_with_trials(model, found), checked)
 
@@ -251,28 +240,6 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
             problems = under_params(error.problems or (str(error),), self.fields)
             raise InputError.listing("The search cannot be done like this", problems) from None
         return config
-
-
-def _held(run: str | None) -> AbstractContextManager[None]:
-    """Hold the folder of a search, if it has one."""
-    return nullcontext() if run is None else locked(storage.to_uri(run))
-
-
-def _check_same(run: str, dataset: Any, config: TuningConfig, checked: Checked) -> None:
-    """Refuse to go on with a search of other settings, columns or rows.
-
-    Raises:
-        InputError: The folder holds another search; with what differs.
-    """
-    rows = dataset.count() if isinstance(dataset, DataFrame) else to_arrow(dataset, checked.columns.names).num_rows
-    now = json.loads(json.dumps({"search": config.to_dict(), "columns": asdict(checked.columns), "rows": rows}))
-    path = storage.join(storage.to_uri(run), TUNING, "tuner.json")
-    if not storage.exists(path):
-        storage.write_bytes(path, json.dumps(now).encode())
-    elif found := differences(json.loads(storage.read_bytes(path)), now):
-        raise InputError.listing(
-            f"{run} holds a search that was begun otherwise; give another `runDir`, or remove it", found
-        )
 
 
 def _with_trials(model: Model, found: Searched) -> Model:
