@@ -57,6 +57,24 @@ def test_a_sampler_learns_from_what_is_measured_whatever_became_of_it(state):
     assert near("tpe") > near("random") + 3
 
 
+def test_trials_are_compared_where_enough_of_them_have_come():
+    """Those that have trained longer are better for that alone, wherever they are."""
+
+    def near(longer: int) -> int:
+        study, trials = Study(Space({"dropout": {"low": 0.0, "high": 0.8}}), "tpe", ONE), []
+        for number in range(40):
+            asked = study.ask(number, trials)
+            distance = abs(asked.values["dropout"] - 0.7)
+            rungs = {1: 1 + distance} | ({4: distance} if number < longer else {})
+            value = min(rungs.values())
+            trials.append(Trial(number, asked.values, "paused", value=value, metrics={"loss": value}, rungs=rungs))
+        assert study.ask(40, trials[:30]) is not None
+        return sum(trial.values["dropout"] > 0.6 for trial in trials[10:])
+
+    assert near(longer=2) == near(longer=0) > 20  # two tell nothing of the later rung
+    assert near(longer=3) != near(longer=0)
+
+
 def test_a_sampler_keeps_away_from_what_failed():
     study, trials = Study(Space({"dropout": {"low": 0.0, "high": 0.8}}), "tpe", ONE, seed=2), []
     for number in range(40):

@@ -2,8 +2,12 @@
 
 What a sampler knows is made for each ask: a study in memory with what has come of the trials until then, and a sampler
 with a seed of its own, derived from the search's and the trial's number. So nothing but the trials is state, and a
-search that goes on after its driver died asks as it would have asked. A trial that is measured, whether it goes on or
-not, is known to the sampler by what it has reached; one that failed or was refused as one without a value.
+search that goes on after its driver died asks as it would have asked.
+
+Trials are known to a sampler by what they had reached at one and the same rung, the highest to which enough of them
+have come; those that have not are not shown. (Shown with what each has reached so far, those that went on first look
+like the best whatever comes later, because they have trained longer, and a sampler stays where they are.) Source:
+Falkner et al. 2018, *BOHB*, section 3.3. A trial that failed or was refused is shown as one without a value.
 
 Optuna is loaded on first use.
 """
@@ -12,6 +16,7 @@ import contextlib
 import importlib.util
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +38,7 @@ __all__ = ["Asked", "Study", "pareto_front", "quiet"]
 Direction = Literal["min", "max"]
 
 _DRAWS = 100  # at random for a configuration that was not tried yet
+_MORE = 2  # trials than the space has dimensions are enough to learn from
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,18 @@ class Study:
         import optuna
 
         study = optuna.create_study(directions=self.directions(), sampler=self._made(number))
-        study.add_trials([self._seen(trial) for trial in trials])
+        rung = self._rung(trials)
+        seen = [self._seen(trial, rung) for trial in trials]
+        study.add_trials([trial for trial in seen if trial is not None])
         return study
+
+    def _rung(self, trials: Sequence[Trial]) -> int | None:
+        """Return the epoch at which trials are shown; None for as far as each has come."""
+        if self._has_memory:  # such a sampler waits for every one that it proposed
+            return None
+        counts = Counter(epoch for trial in trials for epoch in trial.rungs)
+        enough = [epoch for epoch, count in counts.items() if count >= len(self.space.distributions()) + _MORE]
+        return max(enough, default=min(counts, default=None))
 
     def _made(self, number: int) -> "BaseSampler":
         """Return the sampler of one ask."""
@@ -197,13 +213,17 @@ class Study:
         """Return a seed of 32 bits, which is what numpy's older generators take."""
         return int(np.random.SeedSequence([self._seed, *parts]).generate_state(1)[0])
 
-    def _seen(self, trial: Trial) -> "FrozenTrial":
-        """Return a trial as the sampler is to see it."""
+    def _seen(self, trial: Trial, rung: int | None) -> "FrozenTrial | None":
+        """Return a trial as the sampler is to see it; None for one that is measured, and has not come to the rung."""
         from optuna.trial import TrialState, create_trial
 
         drawn = self._drawn[trial.number]
         values = [trial.metrics.get(name, math.nan) for name in self.objectives]
         measured = trial.state != "failed" and all(math.isfinite(value) for value in values)
+        if measured and rung is not None:
+            if rung not in trial.rungs and trial.state not in ("complete", "rejected"):
+                return None
+            values[0] = trial.rungs.get(rung, values[0])
         waiting = trial.state == "running" and not measured
         state = TrialState.COMPLETE if measured else TrialState.RUNNING if waiting else TrialState.PRUNED
         return create_trial(

@@ -8,6 +8,7 @@ from sparkwright.evaluation.report.markup import (
     SHARES,
     Cell,
     Column,
+    counted,
     decimal,
     figure,
     findings,
@@ -52,7 +53,7 @@ def learning_section(events: Sequence[Stamped]) -> str:
             f"ms, a sync {1000 * every.sync_s:.1f} ms, and syncs were to take {percent(every.wanted)} of the time."
         )
     if refit:
-        sentences.append(f"Then the head was retrained on training and validation rows for {len(refit)} epochs.")
+        sentences.append(f"Then it trained anew on training and validation rows for {counted(len(refit), 'epoch')}.")
     return section("learning", "Learning", f'<div class="charts">{"".join(charts)}</div>', note=" ".join(sentences))
 
 
