@@ -217,6 +217,7 @@ def test_every_row_is_there_once_after_processes_workers_and_an_executor_were_ki
 ) -> None:
     settings = {
         "executor_memory": "512m",
+        "executor_extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # they live for seconds
         "ui_enabled": "false",
         "speculation": "true",
         "speculation_interval": "100ms",

@@ -1,5 +1,6 @@
 """P9: a search selects on validation rows; the test rows are read once, at the end, for the chosen model alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ def test_test_rows_are_read_once_after_the_choice_for_the_chosen_one_alone(spark
         if isinstance(stamped.event, StageStarted | StageEnded):
             stages.append((type(stamped.event).__name__, stamped.event.stage, count()))
 
-    result = tune(spark, "features", str(tmp_path / "run"), SEARCH, sinks=[watch])
+    short = replace(SEARCH, trials=2, base=SEARCH.base.replace(epochs=2))
+    result = tune(spark, "features", str(tmp_path / "run"), short, sinks=[watch])
     before = stages.index(("StageStarted", "predictions", 0))
     ended = [name for kind, name, _ in stages[:before] if kind == "StageEnded"]
     assert [name for name in ended if name in STAGES] == list(STAGES)

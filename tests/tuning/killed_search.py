@@ -78,7 +78,11 @@ def main(folder: str) -> None:
     on_spark.TrialJob = KilledJob  # type: ignore[misc]
     # Spark would try a lost task again by itself; here the search has to.
     settings = {"spark.task.maxFailures": "1", "spark.local.dir": f"{folder}/local", "spark.driver.memory": "512m"}
-    spark = start("local-cluster[2,1,512]", conf=settings | {"spark.executor.memory": "512m"})
+    settings |= {
+        "spark.executor.memory": "512m",
+        "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # they live for seconds
+    }
+    spark = start("local-cluster[2,1,512]", conf=settings)
     rows = spark.createDataFrame(pd.DataFrame({**table(), "x": table()["x"].tolist()}))
     warned: list[str] = []
 
