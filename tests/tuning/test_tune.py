@@ -124,6 +124,23 @@ def test_a_configuration_says_what_it_stands_for():
     assert not config.repeats
 
 
+@pytest.mark.parametrize(
+    ("base", "space", "metric"),
+    [
+        ({}, None, "calibrated_loss"),
+        ({"label_smoothing": 0.1}, None, "calibrated_loss"),
+        ({}, {"loss": ["cross_entropy", "focal"]}, "calibrated_loss"),
+        ({}, {"loss": ["cross_entropy", "binary_cross_entropy"]}, "accuracy"),  # of probabilities that differ in kind
+        ({"loss": "ordinal"}, None, "accuracy"),  # without logits
+        ({"monitor": "macro_f1"}, None, "macro_f1"),
+        ({"task": "regression"}, None, "loss"),
+        ({"task": "multilabel"}, None, "loss"),
+    ],
+)
+def test_trials_are_compared_by_what_tells_most_if_nobody_says_otherwise(base, space, metric):
+    assert TuningConfig(space, base=TrainingConfig(**base)).objectives == (metric,)
+
+
 def test_only_a_search_in_which_no_clock_decides_repeats():
     assert SEARCH.repeats is True
     assert replace(SEARCH, sampler=RandomSampler()).repeats is None

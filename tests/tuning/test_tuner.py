@@ -67,10 +67,10 @@ def test_fit_gives_the_best_model_with_its_trials(table: pd.DataFrame, model: ML
     assert set(model.transform(table)["prediction"]) <= {"iris", "lily", "rose"}
 
 
-def test_epochs_are_chosen_by_the_loss_and_trials_by_their_accuracy_there(table: pd.DataFrame) -> None:
+def test_epochs_are_chosen_by_what_is_monitored_and_trials_by_their_objective_there(table: pd.DataFrame) -> None:
     base = TrainingConfig(epochs=9, replicas=2, batch_size=4, standardise=False, label_smoothing=0.1)
     space = {"learning_rate": {"low": 0.5, "high": 3.0}}  # so high that figures come and go
-    config = TuningConfig(space, trials=4, base=base, sampler="random", seeds=1, candidates=1)
+    config = TuningConfig(space, trials=4, base=base, sampler="random", seeds=1, candidates=1, objectives=("accuracy",))
     found = search_rows(table, config, features=FLOWERS, label="kind", split="split")
     at_best = []
     for trial in found.trials:

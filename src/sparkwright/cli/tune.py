@@ -45,8 +45,8 @@ def tune(
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is compared: loss, accuracy, balanced_accuracy or macro_f1; then also parameters or "
-            "seconds_per_row; may be repeated. Default: accuracy."
+            help="What is compared: calibrated_loss, loss, accuracy, balanced_accuracy or macro_f1; then also "
+            "parameters or seconds_per_row; may be repeated. Default: calibrated_loss."
         ),
     ] = None,
     max_parameters: Annotated[int | None, typer.Option(help="Weights that a trial may have.")] = None,

@@ -1,12 +1,12 @@
 """What a search is told: one frozen value, checked as a whole before anything starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkwright.errors import InputError, did_you_mean
 from sparkwright.training.config import TrainingConfig
-from sparkwright.training.settings import CALIBRATED_LOSS, METRICS, is_number
+from sparkwright.training.settings import CALIBRATED_LOSS, LINKS, METRICS, is_number
 from sparkwright.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -84,11 +84,17 @@ class TuningConfig:
             raise InputError.listing(
                 "The search cannot be done like this", ["`base` trains several outputs; a search compares one."]
             )
-        object.__setattr__(self, "objectives", tuple(self.objectives) or (_objective(self.base),))
-        problems = [*_range_problems(self), *_name_problems(self)]
+        unread = list[str]()
         try:
             object.__setattr__(self, "space", _space(self.space, self.base.task))
-            self.searched.check(self.base, self.metric)
+        except InputError as error:
+            unread += error.problems or (str(error),)
+        losses = (self.base.loss,) if unread else self.losses
+        object.__setattr__(self, "objectives", tuple(self.objectives) or (_objective(self.base, losses),))
+        problems = [*_range_problems(self), *_name_problems(self), *unread]
+        try:
+            if not unread:
+                self.searched.check(self.base, self.metric)
         except InputError as error:
             problems += error.problems or (str(error),)
         if problems:
@@ -159,15 +165,17 @@ class TuningConfig:
         }
 
 
-def _objective(base: TrainingConfig) -> str:
+def _objective(base: TrainingConfig, losses: Sequence[str | None]) -> str:
     """Return what trials are compared by if nobody says.
 
-    Epochs are chosen by a loss, because the epoch that is best by the accuracy on some hundred rows is a lucky one.
-    Trials are not: heads with a low loss are surer, and not more often right (on features of Caltech's photos a search
-    by loss lost a point of accuracy to the defaults).
+    Of a classification that monitors a loss it is the calibrated one. Of the same rows it tells more than accuracy,
+    where luck decides between equals; and by the plain loss heads win that are surer, and not more often right. Where
+    outputs are no logits it cannot be measured, and between links not compared: then it is the accuracy.
     """
-    by_loss = base.monitored in ("loss", CALIBRATED_LOSS)
-    return "accuracy" if base.task == "classification" and by_loss else base.monitored
+    if base.task != "classification" or base.monitored not in ("loss", CALIBRATED_LOSS):
+        return base.monitored
+    links = {LINKS.get((base.task, str(loss))) for loss in losses}
+    return "accuracy" if "sequential" in links or len(links) > 1 else CALIBRATED_LOSS
 
 
 def _space(given: "Space | Mapping[str, Any] | str | None", task: str) -> Space:

@@ -66,7 +66,7 @@ class Tuner(NamedParams, Estimator[Any], DefaultParamsReadable[Any], DefaultPara
         sampler: ``"tpe"``, ``"random"``, ``"grid"``, ``"cmaes"``, ``"gp"``, or a sampler of Optuna.
         objectives: What trials are compared by: a metric of the validation rows; then ``"parameters"`` and
             ``"seconds_per_row"``, if they are to be small, too. Empty: what the estimator monitors; of a
-            classifier that monitors its loss, the accuracy.
+            classifier that monitors its loss, the calibrated loss.
         maxEpochs: Epochs that all trials together may train, about; None: no limit.
         minEpochs: Epochs after which trials are compared first. None: by `epochs`.
         eta: One of so many trials goes on from a comparison.
