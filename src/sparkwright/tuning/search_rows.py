@@ -18,6 +18,7 @@ from sparkwright.events import Emit, StageEnded, StageStarted, Warned, ignore
 from sparkwright.runs import CHECKPOINTS, TUNING
 from sparkwright.training.arrays import fit_table
 from sparkwright.training.cluster.fit import train
+from sparkwright.training.loop import cpu_threads
 from sparkwright.training.recorded import asked_for
 from sparkwright.training.replica.schedule import as_it_was
 from sparkwright.training.result import TrainingResult
@@ -118,7 +119,7 @@ def _searched(
         census = runner.population.census
         if skipped := census.problems.total():
             emit(Warned(f"{skipped:,} rows cannot be trained on, so the search leaves them out: {census.listed()}."))
-        with timed("search", config.trials, "trials"):
+        with timed("search", config.trials, "trials"), _proposing(rows):
             trials = Search(config, runner, folder, emit=emit).run()
         wanted = best_trials(trials, config.direction, config.candidates, config.max_seconds_per_row)
         folds = config.folds or 1
@@ -159,6 +160,15 @@ def _runner(rows: "DataFrame | LocalTable", setup: Setup, folder: str) -> Iterat
             runner.close()
         raise
     runner.close()
+
+
+def _proposing(rows: "DataFrame | LocalTable") -> contextlib.AbstractContextManager[None]:
+    """Let the driver's torch compute with one thread while samplers propose.
+
+    The products of Optuna's Gaussian processes are so small that a second thread takes ten times the processor's
+    seconds. Where trials train in this process their threads are theirs, and nobody may change them meanwhile.
+    """
+    return cpu_threads(1) if isinstance(rows, DataFrame) else contextlib.nullcontext()
 
 
 def _note_rows(folder: str, now: dict[str, Any]) -> None:

@@ -162,9 +162,8 @@ class Study:
         return self._note(number, drawn, values)
 
     def _draw(self, study: "optuna.Study") -> tuple[_Drawn, dict[str, Any]]:
-        with _one_thread():
-            trial = study.ask()
-            values = self.space.suggest(trial)
+        trial = study.ask()
+        values = self.space.suggest(trial)
         notes = study.get_trials(deepcopy=False)[-1].system_attrs
         return _Drawn(trial.params, trial.distributions, dict(notes)), values
 
@@ -268,23 +267,6 @@ def _check_cmaes(objectives: int) -> None:
         raise EnvironmentNotReadyError(
             "`sampler=\"cmaes\"` needs another package. Install it: pip install 'sparkwright[cmaes]'"
         )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute with one thread.
-
-    The products of `GPSampler` are so small that more threads spend their time waiting for each other: on two cores a
-    proposal after 60 trials took ten times the processor's seconds with two threads.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
