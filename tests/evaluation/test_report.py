@@ -100,7 +100,7 @@ def test_learning_curves_show_every_replica_the_best_epoch_and_the_retraining(pa
     assert page.count('class="line validation"') == 2  # loss and accuracy
     assert "best: 26" in page
     assert re.search(
-        r"on 4 replicas\. Epoch 26 is the best on the validation rows: loss 0\.\d+, accuracy [\d.]+ %\. Then the",
+        r"on 4 replicas\. Epoch 26 is the best on the validation rows: loss 0\.\d+, accuracy [\d.]+ %\. Then it",
         Page(page).text.replace("\N{NO-BREAK SPACE}", " "),
     )
 

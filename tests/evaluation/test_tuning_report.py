@@ -90,6 +90,21 @@ def test_a_tested_loss_is_not_compared_with_that_of_the_search():
     assert "validation figure" not in text
 
 
+def test_accuracies_are_told_of_a_search_by_the_calibrated_loss():
+    document = made_up_search(20, metric="loss") | {"metric": "calibrated_loss", "direction": "min", "test": 0.31}
+    document |= {"objectives": {"calibrated_loss": "min"}, "chosen": None, "candidates": []}
+    for trial in document["trials"]:
+        trial["metrics"]["accuracy"] = 0.9 + trial["number"] / 1000
+    read_once = {"metric": "accuracy", "validation": 0.91, "test": 0.9, "difference": 0.01, "interval": [-0.01, 0.02]}
+    text = Page(page_of(document | {"optimism": read_once})).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "On the test rows, opened once, after the choice: calibrated loss 0.31, accuracy 90.00 % ." in text
+    assert "The validation figure " in text  # one is like the other
+    assert "90.30 %" in text.partition("All configurations")[2]
+    text = Page(page_of(document | {"optimism": read_once, "test": None})).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "after the choice: accuracy 90.00 % ." in text  # folds leave no rows to calibrate on
+    assert "In accuracy validation rows were ahead" in text
+
+
 def test_every_trial_has_its_row_its_line_and_its_curve(large, large_page):
     scored = [trial for trial in large["trials"] if trial["value"] is not None]
     table = large_page.split('<section id="trials">')[1].split("</section>")[0]

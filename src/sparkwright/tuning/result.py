@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparkwright.training.result import TrainingResult
+from sparkwright.training.settings import CALIBRATED_LOSS
 from sparkwright.tuning.config import TuningConfig
 from sparkwright.tuning.halving import rungs
 from sparkwright.tuning.selection import Candidate, optimism
@@ -74,7 +75,7 @@ class Searched:
             "objectives": config.directions,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "chosen": self.chosen.trial,
-            "test": None if test is None else _comparable(test).get(config.metric),
+            "test": None if test is None else _comparable(test, config).get(config.metric),
             "refit": config.base.refit or config.folds is not None,
             "slots": self.slots,
             "sampler": config.to_dict()["sampler"],
@@ -84,7 +85,9 @@ class Searched:
         }
 
 
-def _comparable(test: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the figures that trials have too; the log-loss is of calibrated probabilities, which no trial's is."""
+def _comparable(test: Mapping[str, Any], config: TuningConfig) -> dict[str, float | None]:
+    """Return the figures that trials have too: not the plain loss, since the tested model is calibrated."""
     figures = {name: test[name] for name in ("accuracy", "balanced_accuracy")}
+    if config.base.calibrate and config.folds is None:  # whose validation rows are left to calibrate on
+        figures[CALIBRATED_LOSS] = test["log_loss"]
     return figures | {"macro_f1": (test["macro"] or {}).get("f1")}

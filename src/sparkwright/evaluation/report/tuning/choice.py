@@ -10,6 +10,7 @@ from sparkwright.evaluation.report.markup import (
     counted,
     figure,
     metric_name,
+    percent,
     section,
     table,
     text,
@@ -69,7 +70,7 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
         spread = f" (standard deviation {search.difference(own.deviation)})" if own.deviation is not None else ""
         told.append(f"Trained again with {counted(count, 'other seed')} it reached {search.figure(own.mean)}{spread}.")
         told.append("Mean and spread over the seeds decided, not the luckiest figure of the search.")
-    if search.test is not None and validation is not None:
+    if (search.test is not None or search.optimism) and validation is not None:
         told += _tested(search, validation)
     if search.repeats is not None:
         told.append(
@@ -81,11 +82,13 @@ def _told(search: SearchRecord, best: TrialRecord, candidates: Sequence[Candidat
 
 
 def _tested(search: SearchRecord, validation: float) -> list[str]:
-    """Return the test figure, and by how much that of the validation rows was better."""
-    test = search.test or 0.0
-    told = [f"<b>On the test rows, opened once, after the choice: {search.name} {search.figure(test)}</b>."]
-    if search.comparable:
-        gap = search.gain(validation, test)
+    """Return the test figures, and by how much those of the validation rows were better."""
+    figures = [] if search.test is None else [f"{search.name} {search.figure(search.test)}"]
+    if search.optimism and search.optimism["metric"] != search.metric:
+        figures.append(f"{metric_name(search.optimism['metric'])} {percent(search.optimism['test'], 2)}")
+    told = [f"<b>On the test rows, opened once, after the choice: {', '.join(figures)}</b>."]
+    if search.test is not None and search.comparable:
+        gap = search.gain(validation, search.test)
         told.append(f"The validation figure {'flattered' if gap > 0 else 'was worse'} by {search.difference(gap)}.")
     if search.optimism:
         low, high = search.optimism["interval"]

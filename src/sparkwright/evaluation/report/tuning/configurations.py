@@ -1,6 +1,18 @@
 """All configurations in a table, and why some came to nothing."""
 
-from sparkwright.evaluation.report.markup import NONE, Cell, Column, counted, metric_name, seconds, section, table, text
+from sparkwright.evaluation.report.markup import (
+    NONE,
+    SHARES,
+    Cell,
+    Column,
+    counted,
+    metric_name,
+    percent,
+    seconds,
+    section,
+    table,
+    text,
+)
 from sparkwright.evaluation.report.tuning.parameters import Parameter, constants, parameters_of
 from sparkwright.evaluation.report.tuning.record import SearchRecord, TrialRecord
 
@@ -18,7 +30,9 @@ def trials_section(search: SearchRecord) -> str:
     parameters = parameters_of(search)
     scored = search.scored
     ordered = [*scored, *(trial for trial in search.trials if trial.value is None)]
-    others = [name for name in search.objectives if name != search.metric]
+    others = {name: direction for name, direction in search.objectives.items() if name != search.metric}
+    if search.metric != "accuracy" and any("accuracy" in trial.metrics for trial in scored):
+        others |= {"accuracy": "max"}  # what people ask for, whatever decides
     columns = [
         Column("Rank"),
         Column("Trial"),
@@ -38,7 +52,7 @@ def trials_section(search: SearchRecord) -> str:
             "chosen" if trial.number == search.chosen else trial.state,
             Cell(str(trial.epochs), trial.epochs),
             Cell(seconds(trial.seconds), trial.seconds),
-            *(_number(trial.metrics.get(name), search.objectives[name]) for name in others),
+            *(_figure(name, trial.metrics.get(name), direction) for name, direction in others.items()),
             *(_value(parameter, trial) for parameter in parameters),
         ]
         for rank, trial in zip(ranked[:_LISTED], ordered, strict=False)
@@ -62,6 +76,12 @@ def _value(parameter: Parameter, trial: TrialRecord) -> Cell:
     if parameter.categories:
         return Cell(NONE if value is None else value)
     return _number(value, "max")
+
+
+def _figure(metric: str, value: float | None, direction: str) -> Cell:
+    if metric.endswith(SHARES):
+        return _sortable(percent(value, 2), value, direction)
+    return _number(value, direction)
 
 
 def _number(value: float | None, direction: str) -> Cell:

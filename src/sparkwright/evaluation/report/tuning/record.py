@@ -208,7 +208,7 @@ class SearchRecord:
     @property
     def comparable(self) -> bool:
         """Whether test and validation figure are of one kind: a tested model is calibrated, which changes its loss."""
-        return not self.metric.endswith("loss")
+        return self.metric == "calibrated_loss" or not self.metric.endswith("loss")
 
     @property
     def name(self) -> str:
