@@ -334,6 +334,7 @@ class _Job:
         test: DataFrame | None = None
         if tuning is not None:
             trained = self._finetune(model, tuning, checkpoint_s)
+            self._tell_of_loss(before, trained.validation)
             scored = model = model.replace(network=trained.network, head=trained.head, thresholds=trained.thresholds)
             test = tuning.photos.where("split = 'test'")
         with self.stage("predictions"):
@@ -361,6 +362,18 @@ class _Job:
                 checkpoints=self._run.path(CHECKPOINTS, "finetuning"),
                 checkpoint_s=checkpoint_s,
                 emit=self._run.emit,
+            )
+
+    def _tell_of_loss(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Warn where fewer validation photos are right than with the head on the features."""
+        if {"accuracy"} <= before.keys() & after.keys() and after["accuracy"] < before["accuracy"]:
+            self._run.emit(
+                Warned(
+                    f"The fine-tuning did not help: of the validation photos {after['accuracy']:.2%} are right, and "
+                    f"{before['accuracy']:.2%} were with the head on the features. A network learns little from photos "
+                    "that are few, or of the kind that it knows. Without fine-tuning (no --finetune) the head learns "
+                    "from the validation photos, too; or try a lower learning_rate, or another augmentation."
+                )
             )
 
     def _measure(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sparkwright.runs import read_run
 from sparkwright.scoring.feature_set import open_features
 from sparkwright.scoring.predictor import Predictor
 from sparkwright.training.config import TrainingConfig
-from sparkwright.transfer import FINETUNING, train_features, transfer
+from sparkwright.transfer import FINETUNING, _Job, train_features, transfer
 
 on_connect_too = pytest.mark.connect
 
@@ -161,12 +162,12 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     assert result.metrics["features"]["computed"] == 1  # the photo that cannot be read
     saved = Model.load(f"{result.run}/model")
     assert saved.full.fingerprint() == result.model.full.fingerprint()
-    before, after = run.model.network.weights(), saved.network.weights()
-    same = {name for name, value in after.items() if np.array_equal(value, before[name])}
+    old, new = run.model.network.weights(), saved.network.weights()
+    same = {name for name, value in new.items() if np.array_equal(value, old[name])}
     kept = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's own, by default
-    assert {name for name in after if name.startswith("block1") or name.endswith(kept)} == same
+    assert {name for name in new if name.startswith("block1") or name.endswith(kept)} == same
     assert result.metrics["test"]["accuracy"] > 0.9
-    assert result.metrics["validation"]["loss"] < result.metrics["head"]["validation"]["loss"]
+    assert result.metrics["validation"]["accuracy"] >= result.metrics["head"]["validation"]["accuracy"]
     epochs = [stamped.event.epoch for stamped in read_run(result.run)[2] if isinstance(stamped.event, EpochEnded)]
     assert epochs == [1, 2]  # the head's are told as progress
     assert not (folder(result) / "checkpoints").exists()
@@ -176,6 +177,14 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
     assert saved.full.preprocessing.augmentation == PRESETS["glyphs"]
     answers = Predictor.load(f"{result.run}/model").predict([digits / "7" / name for name in ("broken é.png",)])
     assert answers[0].error is not None
+
+
+@pytest.mark.parametrize(("before", "after", "told"), [(0.9, 0.875, 1), (0.9, 0.9, 0), (0.875, 0.9, 0)])
+def test_a_fine_tuning_that_did_not_help_is_told_of(before, after, told):
+    events = []
+    _Job(SimpleNamespace(emit=events.append))._tell_of_loss({"accuracy": before}, {"accuracy": after})
+    assert len(events) == told
+    assert all("of the validation photos 87.50% are right, and 90.00% were" in event.message for event in events)
 
 
 def test_a_layer_that_leaves_nothing_to_fine_tune_is_refused_before_anything_is_computed(spark, digits, tmp_path):
