@@ -126,15 +126,15 @@ def mnist(given: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(2) as pool:
         finals = list(pool.map(lambda pair: run(f"chosen:{pair[0]},{pair[1]}", given), pairs))
     wrong = {kind: np.array([np.load(given.scratch / f"{kind}-{seed}.npy") for seed in SEEDS]) for kind in kinds}
-    for kind, told in zip(kinds, [grid, *searches], strict=True):
-        told["test_errors"] = [final["error"] for (of, _), final in zip(pairs, finals, strict=True) if of == kind]
+    for kind, found in zip(kinds, [grid, *searches], strict=True):
+        found["test_errors"] = [final["error"] for (of, _), final in zip(pairs, finals, strict=True) if of == kind]
         if kind != "grid":
-            told["less grid"] = paired(wrong[kind], wrong["grid"])
+            found["less grid"] = paired(wrong[kind], wrong["grid"])
     return {
         "grid": grid,
         "searches": searches,
-        "epochs over the grid's": statistics.mean(told["epochs"] for told in searches) / grid["epochs"],
-        "trial-seconds over the grid's": statistics.mean(told["trial_s"] for told in searches) / grid["trial_s"],
+        "epochs over the grid's": statistics.mean(found["epochs"] for found in searches) / grid["epochs"],
+        "trial-seconds over the grid's": statistics.mean(found["trial_s"] for found in searches) / grid["trial_s"],
         "searches less grid": paired(np.mean([wrong[kind] for kind in kinds[1:]], axis=0), wrong["grid"]),
     }
 

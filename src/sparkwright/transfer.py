@@ -334,7 +334,7 @@ class _Job:
         test: DataFrame | None = None
         if tuning is not None:
             trained = self._finetune(model, tuning, checkpoint_s)
-            self._tell_of_loss(before, trained.validation)
+            self._warn_if_worse(before, trained.validation)
             scored = model = model.replace(network=trained.network, head=trained.head, thresholds=trained.thresholds)
             test = tuning.photos.where("split = 'test'")
         with self.stage("predictions"):
@@ -364,9 +364,9 @@ class _Job:
                 emit=self._run.emit,
             )
 
-    def _tell_of_loss(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    def _warn_if_worse(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Warn where fewer validation photos are right than with the head on the features."""
-        if {"accuracy"} <= before.keys() & after.keys() and after["accuracy"] < before["accuracy"]:
+        if before and after and after["accuracy"] < before["accuracy"]:
             self._run.emit(
                 Warned(
                     f"The fine-tuning did not help: of the validation photos {after['accuracy']:.2%} are right, and "

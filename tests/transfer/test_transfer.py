@@ -182,7 +182,7 @@ def test_a_network_is_fine_tuned_from_a_layer_on(run, spark, digits, tmp_path):
 @pytest.mark.parametrize(("before", "after", "told"), [(0.9, 0.875, 1), (0.9, 0.9, 0), (0.875, 0.9, 0)])
 def test_a_fine_tuning_that_did_not_help_is_told_of(before, after, told):
     events = []
-    _Job(SimpleNamespace(emit=events.append))._tell_of_loss({"accuracy": before}, {"accuracy": after})
+    _Job(SimpleNamespace(emit=events.append))._warn_if_worse({"accuracy": before}, {"accuracy": after})
     assert len(events) == told
     assert all("of the validation photos 87.50% are right, and 90.00% were" in event.message for event in events)
 

@@ -191,7 +191,8 @@ class Study:
         if self._has_memory:  # such a sampler waits for every one that it proposed
             return None
         counts = Counter(epoch for trial in trials for epoch in trial.rungs)
-        enough = [epoch for epoch, count in counts.items() if count >= len(self.space.distributions()) + _MORE]
+        needed = len(self.space.distributions()) + _MORE
+        enough = [epoch for epoch, count in counts.items() if count >= needed]
         return max(enough, default=min(counts, default=None))
 
     def _made(self, number: int) -> "BaseSampler":
